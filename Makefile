@@ -1,0 +1,40 @@
+# Set-up happens once: .venv is made again only when the pinned requirements change.
+# VARIANT=gpu takes vLLM's GPU build in place of the CPU one; every other pin is the same.
+VARIANT ?= cpu
+UV_VERSION := 0.13.9
+PYTHON := .venv/bin/python
+UV := .venv/bin/uv
+READY := .venv/.ready-$(VARIANT)
+
+.PHONY: setup demo test test-all lint lock clean
+
+setup: $(READY)
+
+$(READY): requirements/$(VARIANT).txt
+	test -x $(UV) || (python3 -m venv .venv && .venv/bin/pip install --quiet uv==$(UV_VERSION))
+	$(UV) pip sync --quiet --python $(PYTHON) requirements/$(VARIANT).txt
+	$(UV) pip install --quiet --python $(PYTHON) --no-deps uv==$(UV_VERSION)
+	touch $@
+
+demo: setup
+	$(PYTHON) -m jobs.demo configs/demo/demo.yaml $(if $(SOURCE),source=$(SOURCE)) $(if $(ROOT),root=$(ROOT)) $(ARGS)
+
+test: setup
+	$(PYTHON) -m pytest -m "not slow"
+
+test-all: setup
+	$(PYTHON) -m pytest
+
+lint: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/lint-imports
+	.venv/bin/mypy
+
+# Names and versions of everything, for every platform, without addresses.
+lock: setup
+	for variant in cpu gpu; do $(UV) pip compile pyproject.toml --extra $$variant --extra dev --universal \
+	  --python-version 3.11 --no-annotate --no-header --no-emit-index-url --quiet -o requirements/$$variant.txt; done
+
+clean:
+	rm -rf .venv

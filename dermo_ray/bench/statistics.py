@@ -1,0 +1,169 @@
+"""Metrics and bootstrap intervals.
+
+The bootstrap (Efron, 1979; percentile intervals) draws items, or whole groups of them, with replacement. A resample is
+a vector of weights, how often each item was drawn, so that a metric that takes weights is computed for many resamples
+at once and groups of different sizes need no copies. Weights come in chunks, so memory stays bounded.
+
+Invariants: equal input and seed give equal intervals; items of one group are drawn together or not at all.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FloatArray = NDArray[np.float64]
+Labels = ArrayLike | Sequence[str | None]
+"""One label an item, [n]; None is no answer, and so a wrong one."""
+Statistic = Callable[..., Any]
+"""Called with the columns, each [n], and `weights` [R, n]; returns the statistic of each resample, [R]."""
+
+_WEIGHTS_PER_CHUNK = 2_000_000  # 16 MB of float64
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The statistic of the sample itself (`mean`, though it need not be one) and the ends of its interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@overload
+def accuracy(truth: Labels, predicted: Labels, weights: None = None) -> float: ...
+@overload
+def accuracy(truth: Labels, predicted: Labels, weights: FloatArray) -> FloatArray: ...
+def accuracy(truth: Labels, predicted: Labels, weights: FloatArray | None = None) -> float | FloatArray:
+    """The share of items [n] predicted right; with `weights` [R, n] one share for each row, [R].
+
+    Raises `ValueError` for empty or unequal columns.
+    """
+    labels, hits = _hits(truth, predicted)
+    rows = np.ones((1, len(labels))) if weights is None else weights
+    result = rows @ hits / rows.sum(axis=1)
+    return float(result[0]) if weights is None else result
+
+
+@overload
+def balanced_accuracy(truth: Labels, predicted: Labels, weights: None = None) -> float: ...
+@overload
+def balanced_accuracy(truth: Labels, predicted: Labels, weights: FloatArray) -> FloatArray: ...
+def balanced_accuracy(truth: Labels, predicted: Labels, weights: FloatArray | None = None) -> float | FloatArray:
+    """The mean recall over the classes present in `truth` [n]; with `weights` [R, n] one value for each row, [R].
+
+    A class counts as present in a row where one of its items has weight. Source: Brodersen et al., ICPR 2010.
+    Raises `ValueError` for empty or unequal columns.
+    """
+    labels, hits = _hits(truth, predicted)
+    rows = np.ones((1, len(labels))) if weights is None else weights
+    _, codes = np.unique(labels, return_inverse=True)
+    by_class = np.argsort(codes, kind="stable")
+    starts = np.flatnonzero(np.diff(codes[by_class], prepend=-1))
+    sorted_rows = rows[:, by_class]
+    support = np.add.reduceat(sorted_rows, starts, axis=1)
+    right = np.add.reduceat(sorted_rows * hits[by_class], starts, axis=1)
+    present = support > 0
+    recall = np.divide(right, support, out=np.zeros_like(right), where=present)
+    result = recall.sum(axis=1) / present.sum(axis=1)
+    return float(result[0]) if weights is None else result
+
+
+def bootstrap_statistic(
+    columns: Sequence[ArrayLike],
+    statistic: Statistic,
+    *,
+    groups: ArrayLike | None = None,
+    resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """The interval of `statistic(*columns, weights=...)` over resampled items, or groups such as patients or lesions.
+
+    `columns` are arrays [n]; `statistic` takes them and `weights` [R, n] and returns [R], as `accuracy` and
+    `balanced_accuracy` do; `groups` [n] names the group of each item; `level` is the coverage, in (0, 1).
+
+    Raises `ValueError` for empty or unequal columns, and for a level or number of resamples out of range.
+    """
+    if not 0 < level < 1 or resamples < 1:
+        raise ValueError(f"level must be in (0, 1) and resamples at least 1, not {level} and {resamples}")
+    arrays = [np.asarray(column) for column in columns]
+    named = arrays if groups is None else [*arrays, np.asarray(groups)]
+    items = _common_length(*named)
+    values = np.concatenate(
+        [statistic(*arrays, weights=weights) for weights in _resampled_weights(items, groups, resamples, seed)]
+    )
+    tail = (1 - level) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    point = statistic(*arrays, weights=np.ones((1, items)))[0]
+    return Interval(float(point), float(low), float(high))
+
+
+def bootstrap_mean(
+    values: ArrayLike,
+    *,
+    groups: ArrayLike | None = None,
+    resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """The mean of `values` [n] and its interval; see `bootstrap_statistic`.
+
+    Raises `ValueError` also for a value that is NaN or infinite.
+    """
+    column = np.asarray(values, dtype=np.float64)
+    bad = np.flatnonzero(~np.isfinite(column))
+    if bad.size:
+        raise ValueError(f"value is not finite: index {bad[0]}")
+    return bootstrap_statistic([column], _mean, groups=groups, resamples=resamples, level=level, seed=seed)
+
+
+def paired_difference(
+    a: ArrayLike,
+    b: ArrayLike,
+    *,
+    groups: ArrayLike | None = None,
+    resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """The mean of `a - b` [n], each pair from the same item, and its interval; see `bootstrap_mean`."""
+    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    _common_length(first, second)
+    return bootstrap_mean(first - second, groups=groups, resamples=resamples, level=level, seed=seed)
+
+
+def _mean(values: FloatArray, weights: FloatArray) -> FloatArray:
+    result: FloatArray = weights @ values / weights.sum(axis=1)
+    return result
+
+
+def _resampled_weights(items: int, groups: ArrayLike | None, resamples: int, seed: int) -> Iterator[FloatArray]:
+    """How often each of `items` was drawn in each resample, [chunk, items], until there are `resamples` rows."""
+    rng = np.random.default_rng(seed)
+    units, unit_of_item = items, None
+    if groups is not None:
+        names, unit_of_item = np.unique(np.asarray(groups), return_inverse=True)
+        units = len(names)
+    chunk = max(1, _WEIGHTS_PER_CHUNK // items)
+    for start in range(0, resamples, chunk):
+        rows = min(chunk, resamples - start)
+        draws = rng.integers(units, size=(rows, units)) + units * np.arange(rows)[:, None]
+        counts = np.bincount(draws.ravel(), minlength=rows * units).reshape(rows, units).astype(np.float64)
+        yield counts if unit_of_item is None else counts[:, unit_of_item]
+
+
+def _hits(truth: Labels, predicted: Labels) -> tuple[NDArray[Any], FloatArray]:
+    labels, answers = np.asarray(truth), np.asarray(predicted)
+    _common_length(labels, answers)
+    return labels, (labels == answers).astype(np.float64)
+
+
+def _common_length(*columns: NDArray[Any]) -> int:
+    shapes = [column.shape for column in columns]
+    if not shapes or len(shapes[0]) != 1 or shapes[0][0] == 0 or len(set(shapes)) != 1:
+        raise ValueError(f"columns must be [n] with one n above 0, not {[list(shape) for shape in shapes]}")
+    length: int = shapes[0][0]
+    return length

@@ -1,0 +1,119 @@
+"""The base of every settings model, and how a YAML file plus `key.sub=value` overrides becomes one.
+
+Invariants: an unknown key is an error that names the nearest known one; a loaded model is complete and checked,
+so that no job finds a bad setting after it has begun to work.
+"""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from dermo_ray.errors import UserError
+
+
+class Settings(BaseModel):
+    """A frozen group of settings; the docstring under a field is its help text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+def load(model: type[SettingsT], path: Path | None, overrides: Sequence[str] = ()) -> SettingsT:
+    """Read `path` (YAML, may be None), apply `key.sub=value` overrides (values are YAML), and validate.
+
+    Raises `UserError`, one line, for a missing or malformed file, an unknown key or a value of the wrong type.
+    """
+    tree: dict[str, Any] = {}
+    if path is not None:
+        if not path.is_file():
+            raise UserError(f"no such settings file: {path}")
+        try:
+            tree = yaml.safe_load(path.read_text()) or {}
+        except yaml.YAMLError as error:
+            raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(tree, dict):
+            raise UserError(f"{path} must hold a mapping of settings")
+    for override in overrides:
+        _apply(tree, override)
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        raise UserError("; ".join(_explain(model, detail) for detail in error.errors())) from error
+
+
+def describe(model: type[Settings], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """Every leaf setting as (dotted name, type, default, help), in the order written."""
+    for name, info in model.model_fields.items():
+        nested = _settings_in(info.annotation)
+        if nested is not None and get_origin(info.annotation) is not list:
+            yield from describe(nested, f"{prefix}{name}.")
+            continue
+        default = "required" if info.is_required() else _as_yaml(info.get_default(call_default_factory=True))
+        help_text = " ".join((info.description or "").split())
+        yield f"{prefix}{name}", _type_name(info.annotation), default, help_text
+
+
+def dump(settings: Settings, path: Path) -> None:
+    """Write `settings` as YAML that `load` reads back to an equal model."""
+    path.write_text(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise UserError(f"an override has the form key.sub=value, not {override!r}")
+    *parents, leaf = key.split(".")
+    node = tree
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise UserError(f"{override!r}: {parent} is a single value and has no settings below it")
+    try:
+        node[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{override!r}: the value is not valid YAML") from error
+
+
+def _explain(model: type[Settings], detail: ErrorDetails) -> str:
+    names = [str(part) for part in detail["loc"]]
+    dotted = ".".join(names)
+    if detail["type"] == "extra_forbidden":
+        owner: type[Settings] | None = model
+        for name in (part for part in detail["loc"][:-1] if isinstance(part, str)):
+            field = owner.model_fields.get(name) if owner is not None else None
+            owner = _settings_in(field.annotation) if field is not None else None
+        known = list(owner.model_fields) if owner is not None else []
+        near = difflib.get_close_matches(names[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean {'.'.join([*names[:-1], near[0]])}?" if near else f"known here: {', '.join(known)}"
+        return f"unknown setting {dotted}: {hint}"
+    if detail["type"] == "missing":
+        return f"the setting {dotted} is required"
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{dotted}: {message} (got {detail['input']!r})" if dotted else message
+
+
+def _settings_in(annotation: Any) -> type[Settings] | None:
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, Settings):
+            return candidate
+    return None
+
+
+def _type_name(annotation: Any) -> str:
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
+
+
+def _as_yaml(value: Any) -> str:
+    text = (
+        yaml.safe_dump(value, default_flow_style=True)
+        if isinstance(value, str | int | float | list | dict)
+        else str(value)
+    )
+    return text.removesuffix("...\n").strip()

@@ -1,0 +1,74 @@
+"""Settings of the MAVIC reward."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from dermo_ray.config.base import Settings
+
+
+class TermWeights(Settings):
+    """The weight of each term; weights are normalised over the terms that apply to a record."""
+
+    format: float = Field(default=0.2, ge=0, le=100)
+    """Blocks present, in order, once, nothing outside; valid JSON in the closed vocabulary."""
+    diagnosis: float = Field(default=0.3, ge=0, le=100)
+    """1 where the stated label is the reference, synonyms included."""
+    taxonomy: float = Field(default=0.1, ge=0, le=100)
+    """Closeness of the stated label to the reference in the diagnosis tree."""
+    morphology: float = Field(default=0.4, ge=0, le=100)
+    """Agreement of the stated morphology with the reference annotation."""
+    consistency: float = Field(default=0.2, ge=0, le=100)
+    """Fit of the stated morphology to the image and of the diagnosis to it, from the concept model."""
+
+
+class FaultCosts(Settings):
+    """The share of the format term that each named fault costs, once for each block concerned."""
+
+    missing_block: float = Field(default=0.5, ge=0, le=1)
+    """A required block, or the task1 paragraph, is not there or not closed."""
+    repeated_block: float = Field(default=0.5, ge=0, le=1)
+    """A block occurs more than once; none of its copies is read."""
+    wrong_order: float = Field(default=0.3, ge=0, le=1)
+    """The blocks are there, but not in the order of the task."""
+    text_outside: float = Field(default=0.2, ge=0, le=1)
+    """Text outside the blocks, a block or tag of another task, or a second task1 paragraph."""
+    invalid_json: float = Field(default=0.6, ge=0, le=1)
+    """The morphology block is not one JSON object with distinct keys."""
+    wrong_keys: float = Field(default=0.6, ge=0, le=1)
+    """The JSON has not exactly one of the two schema keys, or the wrong kind of value under it."""
+    wrong_schema: float = Field(default=0.5, ge=0, le=1)
+    """The schema is not the one for the modality."""
+    outside_vocabulary: float = Field(default=0.3, ge=0, le=1)
+    """An entry that is not in the closed vocabulary, or is stated twice."""
+    missing_field: float = Field(default=0.3, ge=0, le=1)
+    """A Derm7pt field without a value."""
+    empty_block: float = Field(default=0.3, ge=0, le=1)
+    """A reasoning or diagnosis block with nothing in it."""
+    several_labels: float = Field(default=0.5, ge=0, le=1)
+    """A diagnosis block with more than one label, or too long for one; nothing of it is read."""
+    forbidden_token: float = Field(default=1.0, ge=0, le=1)
+    """An image placeholder or special token in the text; makes the format term 0."""
+
+
+class RewardConfig(Settings):
+    """The MAVIC reward: weights, gate, the cost of each format fault, and the diagnosis tree."""
+
+    weights: TermWeights = TermWeights()
+    """Weight of each term."""
+    gate: Literal["anchor", "schema", "none"] = "anchor"
+    """`anchor`: diagnosis and taxonomy count in proportion to min(1, morphology / tau). `schema`: morphology and
+    consistency count only where JSON and schema are right. `none`: no gate."""
+    tau: float = Field(default=0.5, gt=0, le=1)
+    """The morphology (or, without a reference, consistency) at which the anchor gate is fully open."""
+    faults: FaultCosts = FaultCosts()
+    """What each format fault costs."""
+    taxonomy: Path | None = None
+    """A diagnosis tree of one's own (YAML, or released JSON); the default tree where it is not given."""
+
+    @model_validator(mode="after")
+    def _some_weight(self) -> "RewardConfig":
+        if not any(self.weights.model_dump().values()):
+            raise ValueError("weights: at least one term needs a weight above 0")
+        return self

@@ -1,0 +1,1 @@
+"""From published data sets to training records: sources, images, splits, formats, tables."""

@@ -1,0 +1,88 @@
+"""Image files: decode whatever a data set holds, and store it upright, in RGB, without metadata, named by its content.
+
+Invariant: a stored file opens, is RGB, needs no EXIF orientation and holds no metadata; its name is the beginning of
+the SHA-256 of its bytes, so the same picture from two places is stored once.
+"""
+
+import hashlib
+import os
+import uuid
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from dermo_ray.config.prepare import ImageSettings
+from dermo_ray.data.samples import Pixels, Reject
+
+_DIGEST_CHARACTERS = 32
+
+
+def load(source: Path | Pixels, settings: ImageSettings) -> Image.Image:
+    """The image, upright and in RGB, scaled down to `settings.max_side` where that is set.
+
+    Raises `Reject` for a file that is missing, empty, no image, damaged or truncated, too large or too small.
+    """
+    image = _open(source) if isinstance(source, Path) else Image.fromarray(source)
+    if image.width * image.height > settings.max_pixels:
+        raise Reject("image_too_large")
+    if min(image.size) < settings.min_side:
+        raise Reject("image_too_small")
+    upright = _decode(image, settings)
+    if settings.max_side is not None and max(upright.size) > settings.max_side:
+        upright.thumbnail((settings.max_side, settings.max_side), Image.Resampling.LANCZOS)
+    return upright
+
+
+def _open(path: Path) -> Image.Image:
+    """Read the file and its header; pixels are not decoded yet."""
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError):
+        raise Reject("missing_file") from None
+    if not data:
+        raise Reject("empty_file")
+    try:
+        return Image.open(BytesIO(data))
+    except UnidentifiedImageError:
+        raise Reject("not_an_image") from None
+    except Image.DecompressionBombError:
+        raise Reject("image_too_large") from None
+    except Exception:  # damaged headers make decoders raise nearly anything, from struct.error to SyntaxError
+        raise Reject("damaged_image") from None
+
+
+def _decode(image: Image.Image, settings: ImageSettings) -> Image.Image:
+    try:
+        if settings.max_side is not None:
+            image.draft("RGB", (settings.max_side, settings.max_side))  # lets a JPEG decode at a fraction of its size
+        return ImageOps.exif_transpose(image).convert("RGB")
+    except Exception:  # as above; a truncated file is an OSError among them
+        raise Reject("damaged_image") from None
+
+
+def store(image: Image.Image, folder: Path, settings: ImageSettings) -> str:
+    """Write `image` under `folder` and return its path relative to it, `ab/<sha256[:32]>.png` or `.jpg`.
+
+    A file that is already there is left alone; several processes may store the same picture at once.
+    """
+    data = _encode(image, settings)
+    digest = hashlib.sha256(data).hexdigest()[:_DIGEST_CHARACTERS]
+    name = f"{digest[:2]}/{digest}.{'png' if settings.encoding == 'png' else 'jpg'}"
+    path = folder / name
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        aside = path.with_name(f".{digest}.{uuid.uuid4().hex}")
+        aside.write_bytes(data)
+        os.replace(aside, path)
+    return name
+
+
+def _encode(image: Image.Image, settings: ImageSettings) -> bytes:
+    bare = Image.frombytes("RGB", image.size, image.tobytes())  # a new image has none of the old one's metadata
+    buffer = BytesIO()
+    if settings.encoding == "png":
+        bare.save(buffer, "PNG", compress_level=1)
+    else:
+        bare.save(buffer, "JPEG", quality=settings.jpeg_quality)
+    return buffer.getvalue()

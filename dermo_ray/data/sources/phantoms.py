@@ -1,0 +1,45 @@
+"""Phantoms: procedurally drawn lesions, drawn where they are needed.
+
+Invariant: phantom number i of a seed is the same picture with the same annotation wherever and whenever it is drawn,
+and two seeds share no phantom.
+"""
+
+import numpy as np
+
+from dermo_ray.config.prepare import SourceConfig
+from dermo_ray.data.samples import Entry, Sample
+from dermo_ray.phantom import annotate, draw
+
+_MOST_PHANTOMS = 10_000_000
+"""How far apart the drawing seeds of two populations lie."""
+
+
+class Phantoms:
+    """`count` phantoms; each is its own group."""
+
+    licence = "phantoms: drawn by DermoRay, no patient data; free of restrictions"
+
+    def __init__(self, config: SourceConfig, seed: int) -> None:
+        self._config = config
+        self._first = seed * _MOST_PHANTOMS
+
+    def entries(self) -> list[Entry]:
+        """One entry a phantom; nothing is drawn yet."""
+        return [Entry(f"phantoms_{i:07d}", {"seed": self._first + i}) for i in range(self._config.count)]
+
+    def sample(self, entry: Entry) -> Sample:
+        """The drawn phantom: `morphology` is exact, `annotation` is what a simulated annotator wrote about it."""
+        seed = entry.facts["seed"]
+        phantom = draw(seed, self._config.phantom)
+        annotator = np.random.default_rng([seed, 1])  # a stream of its own: noise settings leave the picture alone
+        return Sample(
+            id=entry.id,
+            source="phantoms",
+            group=entry.id,
+            modality=phantom.modality,
+            image=phantom.image,
+            raw_label=phantom.diagnosis,
+            morphology=phantom.morphology,
+            annotation=annotate(phantom.morphology, self._config.noise, annotator),
+            skin_tone=phantom.skin_tone,
+        )

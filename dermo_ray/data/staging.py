@@ -1,0 +1,31 @@
+"""Folders that appear complete or not at all."""
+
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dermo_ray.errors import UserError
+
+
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `folder` that takes its name when the body ends well, and is removed if it fails.
+
+    After a kill the folder `NAME.partial-...` remains and may be deleted. `folder` may exist if it is empty; raises
+    `OSError` if it is not, and `UserError` where its parent can't be written to.
+    """
+    aside = folder.with_name(f"{folder.name}.partial-{uuid.uuid4().hex[:8]}")
+    try:
+        aside.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"can't write to {folder.parent}: {error.strerror}") from error
+    try:
+        yield aside
+        aside.rename(folder)
+    except BaseException:
+        shutil.rmtree(
+            aside, ignore_errors=True
+        )  # a worker elsewhere may still be writing; the failure itself matters more
+        raise

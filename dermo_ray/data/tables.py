@@ -1,0 +1,113 @@
+"""The Parquet files of a prepared folder: their columns, and writing them in a fixed order.
+
+Invariant: a table's content hash depends on its rows and their order alone, not on how Parquet encoded them.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dermo_ray.data.samples import StoredSample
+from dermo_ray.morphology import Morphology
+
+Row = dict[str, Any]
+
+_TEXT = pa.string()
+
+SAMPLES = pa.schema(
+    {
+        "id": _TEXT,
+        "source": _TEXT,
+        "group": _TEXT,
+        "modality": _TEXT,
+        "image": _TEXT,
+        "raw_label": _TEXT,
+        "label": _TEXT,
+        "morphology": _TEXT,
+        "annotation": _TEXT,
+        "skin_tone": pa.int8(),
+        "reject": _TEXT,
+    }
+)
+"""One row for every entry that was read. `morphology` and `annotation` are JSON in the released shape; `reject` is
+the reason why the entry can't be used, null for those that can."""
+
+TRAJECTORIES = pa.schema(
+    {
+        "id": _TEXT,
+        "image": _TEXT,
+        "format": _TEXT,
+        "source": _TEXT,
+        "group": _TEXT,
+        "label": _TEXT,
+        "modality": _TEXT,
+        "conversations": pa.list_(pa.struct({"from": _TEXT, "value": _TEXT})),
+    }
+)
+
+RL_PROMPTS = pa.schema(
+    {
+        "id": _TEXT,
+        "image": _TEXT,
+        "source": _TEXT,
+        "group": _TEXT,
+        "label": _TEXT,
+        "modality": _TEXT,
+        "prompt": _TEXT,
+        "ground_truth": _TEXT,
+    }
+)
+"""`ground_truth` is a `GroundTruth` as JSON."""
+
+_ROWS_PER_FILE = 50_000
+_ROWS_PER_GROUP = 2_000
+
+
+def write(rows: Iterable[Row], schema: pa.Schema, folder: Path) -> str:
+    """Write `rows` to `folder/part-00000.parquet` and so on, in the order given; return their content hash.
+
+    At least one file is written, so that an empty table can be read too. Memory does not grow with the rows.
+    """
+    folder.mkdir(parents=True)
+    digest = hashlib.sha256()
+    remaining = iter(rows)
+    number = 0
+    group = list(islice(remaining, _ROWS_PER_GROUP))
+    while group or number == 0:
+        with pq.ParquetWriter(folder / f"part-{number:05d}.parquet", schema) as writer:
+            written = 0
+            while group and written < _ROWS_PER_FILE:
+                for row in group:
+                    digest.update(json.dumps(row, sort_keys=True).encode())
+                writer.write_table(pa.Table.from_pylist(group, schema))
+                written += len(group)
+                group = list(islice(remaining, _ROWS_PER_GROUP))
+        number += 1
+    return digest.hexdigest()
+
+
+def stored_samples(table: pa.Table) -> Iterator[StoredSample]:
+    """The samples of a `SAMPLES` table of usable rows, in its order."""
+    for batch in table.to_batches(max_chunksize=_ROWS_PER_GROUP):
+        for row in batch.to_pylist():
+            yield StoredSample(
+                id=row["id"],
+                source=row["source"],
+                group=row["group"],
+                modality=row["modality"],
+                image=row["image"],
+                label=row["label"],
+                morphology=_read_morphology(row["morphology"]),
+                annotation=_read_morphology(row["annotation"]),
+                skin_tone=row["skin_tone"],
+            )
+
+
+def _read_morphology(text: str | None) -> Morphology | None:
+    return None if text is None else Morphology.from_json(json.loads(text))

@@ -1,0 +1,95 @@
+"""A Qwen3-VL of about two million parameters, saved in Hugging Face format.
+
+It has every part of the real architecture (patch merger, DeepStack, interleaved M-RoPE, tied or untied head), so
+transformers, PEFT and vLLM load it by the same code as Qwen3-VL-8B. It starts from random weights: it can only know
+what it is taught on phantoms.
+"""
+
+from pathlib import Path
+
+import torch
+from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
+from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
+
+from dermo_ray.config.base import Settings
+from dermo_ray.phantom.tokenizer import END_OF_TEXT, END_OF_TURN, build_tokenizer
+
+
+class TinyModelSettings(Settings):
+    """The shape of the tiny Qwen3-VL."""
+
+    hidden_size: int = 128
+    """Width of the language model; a multiple of 32, the size of an attention head."""
+    layers: int = 4
+    """Layers of the language model."""
+    vision_hidden_size: int = 128
+    """Width of the vision tower."""
+    vision_layers: int = 4
+    """Layers of the vision tower."""
+    patch_size: int = 8
+    """Side of a patch in pixels; four patches make one image token."""
+    max_pixels: int = 96 * 96
+    """Larger images are scaled down to this area."""
+    vocabulary_size: int = 1280
+    """Tokens of the byte-level BPE."""
+
+
+def save_tiny_model(folder: Path, settings: TinyModelSettings, seed: int = 0) -> None:
+    """Write a randomly initialised model with its processor to `folder`."""
+    tokenizer = build_tokenizer(settings.vocabulary_size)
+    token_id = tokenizer.convert_tokens_to_ids
+    head_size = 32
+    config = Qwen3VLConfig(
+        text_config={
+            "vocab_size": settings.vocabulary_size,
+            "hidden_size": settings.hidden_size,
+            "intermediate_size": 3 * settings.hidden_size,
+            "num_hidden_layers": settings.layers,
+            "num_attention_heads": settings.hidden_size // head_size,
+            "num_key_value_heads": settings.hidden_size // head_size // 2,
+            "head_dim": head_size,
+            "max_position_embeddings": 4096,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "mrope_section": [6, 5, 5],
+                "mrope_interleaved": True,
+            },
+            "bos_token_id": token_id(END_OF_TEXT),
+            "eos_token_id": token_id(END_OF_TURN),
+            "pad_token_id": token_id(END_OF_TEXT),
+            "tie_word_embeddings": True,
+        },
+        vision_config={
+            "depth": settings.vision_layers,
+            "hidden_size": settings.vision_hidden_size,
+            "intermediate_size": 2 * settings.vision_hidden_size,
+            "num_heads": settings.vision_hidden_size // head_size,
+            "patch_size": settings.patch_size,
+            "out_hidden_size": settings.hidden_size,
+            "num_position_embeddings": 144,
+            "deepstack_visual_indexes": [settings.vision_layers // 2],
+        },
+        image_token_id=token_id("<|image_pad|>"),
+        video_token_id=token_id("<|video_pad|>"),
+        vision_start_token_id=token_id("<|vision_start|>"),
+        vision_end_token_id=token_id("<|vision_end|>"),
+        tie_word_embeddings=True,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen3VLForConditionalGeneration(config)
+    model.generation_config.eos_token_id = [token_id(END_OF_TURN), token_id(END_OF_TEXT)]
+    model.generation_config.pad_token_id = token_id(END_OF_TEXT)
+    model.save_pretrained(folder)
+
+    area = {"shortest_edge": (4 * settings.patch_size) ** 2, "longest_edge": settings.max_pixels}
+    images = {"size": area, "patch_size": settings.patch_size, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    processor = Qwen3VLProcessor(
+        image_processor=Qwen2VLImageProcessor(**images),
+        tokenizer=tokenizer,
+        video_processor=Qwen3VLVideoProcessor(**images),
+        chat_template=tokenizer.chat_template,
+    )
+    processor.save_pretrained(folder)

@@ -1,0 +1,1 @@
+"""The jobs a person submits, one module each, and how they start."""

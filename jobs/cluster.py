@@ -1,0 +1,52 @@
+"""How a job gets its Ray cluster.
+
+Invariant: a job shuts down only the cluster that it started itself.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+from ray.data import DataContext
+
+from dermo_ray.errors import UserError
+
+_TALKATIVE = ("ray.data._internal.progress", "ray._private.authentication.authentication_token_setup")
+"""Loggers that warn of what is meant to be so: no bars of Ray Data's own, and a token for the local cluster."""
+
+
+@contextmanager
+def ray_session(num_cpus: int | None = None) -> Iterator[None]:
+    """A connected Ray for the body of a `with`.
+
+    Uses the Ray that is already connected, else the cluster that `RAY_ADDRESS` names (as in a submitted job), else
+    starts one on this machine with `num_cpus` cores (default: all). Raises `UserError` where `RAY_ADDRESS` can't be
+    reached.
+    """
+    _quieten()
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        try:
+            ray.init(address=address, logging_level=logging.WARNING)
+        except ConnectionError as error:
+            raise UserError(f"no Ray cluster at RAY_ADDRESS={address}: start it, or unset the variable") from error
+    else:
+        ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, logging_level=logging.WARNING)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _quieten() -> None:
+    """Jobs show progress in their own units; bars and plans of Ray Data's would write over it."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.enable_auto_log_stats = False
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)

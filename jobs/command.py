@@ -1,0 +1,81 @@
+"""The one way a job starts: `python -m jobs.NAME [CONFIG.yaml] [key.sub=value ...]`.
+
+A job module holds `CONFIG` (its settings model) and `run(config)`, and ends in `main(CONFIG, run, __doc__)`.
+Exit status: 0 only where the job did its work, 2 for what the user can put right (one line on stderr), 130 when
+interrupted; any other failure keeps its traceback.
+"""
+
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+from pydantic import ValidationError
+
+from dermo_ray.config.base import Settings, describe, load
+from dermo_ray.errors import UserError
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+USER_MISTAKE = 2
+INTERRUPTED = 130
+
+
+def main(
+    model: type[SettingsT], run: Callable[[SettingsT], object], doc: str | None, argv: Sequence[str] | None = None
+) -> NoReturn:
+    """Read the settings from `argv` (default: the command line), run the job, and exit with its status."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if "--help" in arguments or "-h" in arguments:
+        print(usage(model, run.__module__, doc))
+        sys.exit(0)
+    try:
+        run(load(model, *parse(arguments)))
+    except UserError as error:
+        # Ray hands an exception of a task on as a subclass whose message is a traceback; its cause is the original
+        complain(str(getattr(error, "cause", None) or error))
+    except ValidationError as error:
+        first = error.errors()[0]
+        complain(f"{error.title}: {'.'.join(map(str, first['loc']))}: {first['msg']}")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    sys.exit(0)
+
+
+def parse(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """Split a command line into the settings file, if one is named, and the overrides.
+
+    Raises `UserError` for an option or a second file.
+    """
+    path: Path | None = None
+    overrides = []
+    for argument in arguments:
+        if argument.startswith("-"):
+            raise UserError(f"unknown option {argument}: settings are written key.sub=value; --help lists them")
+        if "=" in argument:
+            overrides.append(argument)
+        elif path is not None:
+            raise UserError(f"one settings file at most, not {path} and {argument}")
+        else:
+            path = Path(argument)
+    return path, overrides
+
+
+def usage(model: type[Settings], module: str, doc: str | None) -> str:
+    """What `--help` prints: how to call the job, what it does, and every setting."""
+    width = min(shutil.get_terminal_size().columns, 120)
+    name = module if module != "__main__" else f"jobs.{Path(sys.argv[0]).stem}"
+    lines = [f"usage: python -m {name} [CONFIG.yaml] [key.sub=value ...]", "", (doc or "").strip(), "", "settings:"]
+    for setting, kind, default, help_text in describe(model):
+        lines.append(f"  {setting}: {kind} = {default}")
+        lines += textwrap.wrap(help_text, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return "\n".join(lines)
+
+
+def complain(message: str) -> NoReturn:
+    """Print one line on stderr and exit with the status of a user's mistake."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(USER_MISTAKE)

@@ -1,0 +1,100 @@
+"""Images: what is refused, and what a stored file looks like."""
+
+import hashlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dermo_ray.config.prepare import ImageSettings
+from dermo_ray.data.images import load, store
+from dermo_ray.data.samples import Reject
+
+SETTINGS = ImageSettings()
+PNG = ImageSettings(encoding="png")
+
+
+def picture(width: int, height: int) -> Image.Image:
+    rng = np.random.default_rng(0)
+    return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def reason(path, settings=SETTINGS) -> str:
+    with pytest.raises(Reject) as caught:
+        load(path, settings)
+    return caught.value.reason
+
+
+def test_each_kind_of_bad_file_is_refused_by_its_own_name(tmp_path):
+    good = tmp_path / "good.jpg"
+    picture(64, 48).save(good)
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "truncated.jpg").write_bytes(good.read_bytes()[:-600])
+    picture(64, 20).save(tmp_path / "flat.jpg")
+    assert reason(tmp_path / "absent.jpg") == "missing_file"
+    assert reason(tmp_path) == "missing_file"
+    assert reason(tmp_path / "empty.jpg") == "empty_file"
+    assert reason(tmp_path / "text.jpg") == "not_an_image"
+    assert reason(tmp_path / "truncated.jpg") == "damaged_image"
+    assert reason(tmp_path / "flat.jpg") == "image_too_small"
+    assert reason(good, ImageSettings(max_pixels=64 * 48 - 1)) == "image_too_large"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_no_damage_to_a_file_makes_loading_fail_in_another_way(tmp_path):
+    rng = np.random.default_rng(0)
+    file = tmp_path / "file"
+    for name in ("a.jpg", "a.png", "a.gif", "a.bmp", "a.tiff", "a.webp"):
+        picture(40, 40).save(tmp_path / name)
+        whole = np.frombuffer((tmp_path / name).read_bytes(), np.uint8)
+        for _ in range(40):
+            damaged = whole.copy()
+            damaged[rng.integers(0, len(whole), 1 + len(whole) // 50)] = rng.integers(0, 256)
+            file.write_bytes(damaged[: rng.integers(1, len(whole) + 1)].tobytes())
+            try:
+                assert load(file, SETTINGS).mode == "RGB"
+            except Reject as verdict:
+                assert verdict.reason in ("not_an_image", "damaged_image", "image_too_large", "image_too_small")
+
+
+def test_a_stored_image_is_upright_rgb_without_metadata_and_named_by_its_content(tmp_path):
+    original = tmp_path / "original.jpg"
+    turned = Image.new("L", (80, 40), 200)
+    exif = turned.getexif()
+    exif[0x0112] = 6  # the camera was turned: show the image rotated by a quarter
+    exif[0x010F] = "a camera's maker"
+    turned.save(original, exif=exif)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for settings, suffix in ((SETTINGS, "jpg"), (PNG, "png")):
+        name = store(load(original, settings), folder, settings)
+        digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()[:32]
+        assert name == f"{digest[:2]}/{digest}.{suffix}"
+        stored = Image.open(folder / name)
+        assert stored.size == (40, 80)
+        assert stored.mode == "RGB"
+        assert not stored.getexif()
+
+
+def test_storing_the_same_picture_twice_leaves_one_file(tmp_path):
+    assert store(picture(40, 40), tmp_path, PNG) == store(picture(40, 40), tmp_path, PNG)
+    assert sum(path.is_file() for path in tmp_path.rglob("*")) == 1
+
+
+def test_png_storage_keeps_drawn_pixels_exactly(tmp_path):
+    pixels = np.asarray(picture(48, 48))
+    name = store(load(pixels, PNG), tmp_path, PNG)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / name)), pixels)
+
+
+def test_a_large_image_is_scaled_to_the_longer_side_and_a_small_one_is_left_alone(tmp_path):
+    picture(640, 320).save(tmp_path / "large.jpg")
+    settings = ImageSettings(max_side=100)
+    assert load(tmp_path / "large.jpg", settings).size == (100, 50)
+    assert load(np.asarray(picture(60, 50)), settings).size == (60, 50)
+
+
+def test_the_smallest_side_is_judged_before_scaling(tmp_path):
+    picture(640, 320).save(tmp_path / "large.jpg")
+    assert load(tmp_path / "large.jpg", ImageSettings(max_side=40, min_side=300)).size == (40, 20)

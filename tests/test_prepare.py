@@ -1,0 +1,262 @@
+"""The prepare job end to end on Ray Data: phantoms, a miniature HAM10000 with damage, and the real one if it is there."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import datasets
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from dermo_ray.config import load
+from dermo_ray.config.prepare import PrepareConfig
+from dermo_ray.errors import UserError
+from dermo_ray.morphology import agreement
+from dermo_ray.records import GroundTruth, Trajectory
+from jobs import prepare
+from tests.test_data_sources import write_ham10000
+
+REPOSITORY = Path(__file__).parents[1]
+SPLITS = ("train", "val", "test")
+
+
+def settings(**values) -> PrepareConfig:
+    return PrepareConfig.model_validate(values)
+
+
+def read(folder: Path, kind: str) -> dict[str, list[dict]]:
+    """The rows of one kind by split, as a user's `datasets.load_dataset` reads them."""
+    files = {split: str(folder / kind / split / "*.parquet") for split in SPLITS}
+    loaded = datasets.load_dataset("parquet", data_files=files, cache_dir=str(folder.parent / "cache"))
+    return {split: list(loaded[split]) for split in SPLITS}
+
+
+@pytest.fixture(scope="module")
+def phantoms(ray_cluster, tmp_path_factory) -> tuple[PrepareConfig, Path]:
+    out = tmp_path_factory.mktemp("phantoms") / "data"
+    config = settings(
+        source="phantoms",
+        count=200,
+        out=out,
+        prompts="brief",
+        noise={"attenuation": 0.5, "random": 0.05},
+        images={"encoding": "png"},
+        split={"val": 0.15, "test": 0.15},
+    )
+    prepare.run(config)
+    return config, out
+
+
+def test_phantoms_give_every_record_of_the_contract(phantoms):
+    _, out = phantoms
+    manifest = json.loads((out / "manifest.json").read_text())
+    conversations, prompts = read(out, "trajectories"), read(out, "rl")
+    assert manifest["read"] == manifest["kept"] == {"phantoms": 200}
+    assert sum(map(len, conversations.values())) == manifest["counts"]["trajectories"]["total"] == 600
+    assert sum(map(len, prompts.values())) == manifest["counts"]["rl"]["total"] == 400
+    for split in SPLITS:
+        assert manifest["counts"]["trajectories"]["split"][split] == len(conversations[split]) > 0
+        for row in conversations[split]:
+            facts = {name: row.pop(name) for name in ("label", "modality")}
+            assert Trajectory.model_validate(row).conversations[0].value.startswith(f"<image>\n{facts['modality']}")
+            assert (out / row["image"]).is_file()
+        for row in prompts[split]:
+            truth = GroundTruth.model_validate_json(row["ground_truth"])
+            assert (truth.final_label, truth.modality) == (row["label"], row["modality"])
+            assert truth.morphology is not None
+            assert (out / row["image"]).is_file()
+    assert "not a medical device" in (out / "README.md").read_text()
+
+
+def test_rows_are_sorted_and_no_group_stands_in_two_splits(phantoms):
+    _, out = phantoms
+    for kind in ("trajectories", "rl"):
+        rows = read(out, kind)
+        for split in SPLITS:
+            ids = [row["id"] for row in rows[split]]
+            assert ids == sorted(set(ids))
+        groups = [{row["group"] for row in rows[split]} for split in SPLITS]
+        assert not (groups[0] & groups[1] or groups[0] & groups[2] or groups[1] & groups[2])
+
+
+def test_annotators_err_in_the_conversations_and_not_in_the_references(phantoms):
+    _, out = phantoms
+    samples = pq.read_table(out / "samples.parquet").to_pylist()
+    pairs = [(json.loads(row["annotation"]), json.loads(row["morphology"]), row["id"]) for row in samples]
+    assert 0.5 < sum(agreement(annotation, truth) for annotation, truth, _ in pairs) / len(pairs) < 0.98
+    truths = {sample_id: truth for _, truth, sample_id in pairs}
+    for row in read(out, "rl")["train"]:
+        assert json.loads(row["ground_truth"])["morph"] == truths[row["id"].removeprefix("grpo_task1_").removeprefix("grpo_task3_")]
+
+
+def test_an_unchanged_run_does_no_work_and_a_changed_one_is_refused(phantoms, capsys):
+    config, out = phantoms
+    before = (out / "manifest.json").stat().st_mtime_ns
+    prepare.run(config)
+    assert "nothing to do" in capsys.readouterr().out
+    assert (out / "manifest.json").stat().st_mtime_ns == before
+    with pytest.raises(UserError, match="other settings or data"):
+        prepare.run(config.model_copy(update={"seed": 1}))
+
+
+def test_the_content_does_not_depend_on_how_the_work_is_cut_up(phantoms, tmp_path, monkeypatch):
+    config, out = phantoms
+    monkeypatch.setattr(prepare, "_IMAGES_PER_TASK", 23)
+    prepare.run(config.model_copy(update={"out": tmp_path / "again"}))
+    first, second = (json.loads((folder / "manifest.json").read_text()) for folder in (out, tmp_path / "again"))
+    assert first["content_hash"] == second["content_hash"]
+    for path in sorted(out.rglob("*.parquet")):
+        assert path.read_bytes() == (tmp_path / "again" / path.relative_to(out)).read_bytes()
+
+
+@pytest.fixture
+def damaged_ham10000(tmp_path) -> Path:
+    root = tmp_path / "ham10000"
+    root.mkdir()
+    labels = ["nv"] * 24 + ["mel"] * 8
+    rows = [(f"HAM_{i // 2}", f"ISIC_{i:02d}", label) for i, label in enumerate(labels)]
+    rows += [("HAM_90", "ISIC_90", "xyz"), ("HAM_91", "ISIC_91", ""), ("HAM_92", "ISIC_92", "nv")]
+    rows += [("HAM_93", "ISIC_93", "nv"), ("HAM_94", "ISIC_94", "nv"), ("HAM_0", "ISIC_00", "nv")]
+    write_ham10000(root, rows, {image_id: 1 + (i % 2) for i, (_, image_id, _) in enumerate(rows) if image_id != "ISIC_94"})
+    damaged = {path.stem: path for path in root.rglob("*.jpg")}
+    damaged["ISIC_92"].write_bytes(b"")
+    damaged["ISIC_93"].write_bytes(damaged["ISIC_93"].read_bytes()[:400])
+    return root
+
+
+def test_what_can_not_be_used_is_counted_by_reason_and_the_run_goes_on(ray_cluster, damaged_ham10000, tmp_path):
+    out = tmp_path / "out"
+    prepare.run(settings(source="ham10000", root=damaged_ham10000, out=out))
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["read"] == {"ham10000": 38}
+    assert manifest["kept"] == {"ham10000": 32}
+    assert manifest["dropped"] == {
+        "ham10000": {
+            "damaged_image": 1,
+            "duplicate_id": 1,
+            "empty_file": 1,
+            "missing_file": 1,
+            "missing_label": 1,
+            "unknown_label": 1,
+        }
+    }
+    assert manifest["labels"] == {"missing": 1, "unknown": {"xyz": 1}}
+    assert len(pq.read_table(out / "rejects.parquet")) == 6
+    rows = read(out, "rl")
+    truths = [GroundTruth.model_validate_json(row["ground_truth"]) for split in SPLITS for row in rows[split]]
+    assert {truth.task for truth in truths} == {"task3"}
+    assert all(truth.morphology is None and truth.taxon_path for truth in truths)
+    assert {row["format"] for row in read(out, "trajectories")["train"]} == {"diagnosis"}
+
+
+def test_balance_repeats_rare_labels_in_training_alone(ray_cluster, damaged_ham10000, tmp_path):
+    out = tmp_path / "out"
+    prepare.run(settings(source="ham10000", root=damaged_ham10000, out=out, balance=True, max_repeat=2))
+    for kind in ("trajectories", "rl"):
+        rows = read(out, kind)
+        train = [row["id"] for row in rows["train"]]
+        assert train == sorted(set(train))
+        counts = Counter(row["label"] for row in rows["train"])
+        melanomas = {row["image"] for row in rows["train"] if row["label"] == "Melanoma"}
+        assert counts["Melanoma"] == 2 * len({row["id"].split("#")[0] for row in rows["train"] if row["label"] == "Melanoma"})
+        assert melanomas
+        assert not any("#" in row["id"] for split in ("val", "test") for row in rows[split])
+
+
+def test_too_few_usable_images_stop_the_run_and_leave_nothing_behind(ray_cluster, damaged_ham10000, tmp_path):
+    out = tmp_path / "few" / "out"
+    with pytest.raises(UserError, match="only 32 of 38 images are usable, fewer than min_images=33"):
+        prepare.run(settings(source="ham10000", root=damaged_ham10000, out=out, min_images=33))
+    assert not list(out.parent.iterdir())
+
+
+def test_formats_that_no_image_allows_stop_the_run(ray_cluster, damaged_ham10000, tmp_path):
+    with pytest.raises(UserError, match="no image has the annotations for tasks"):
+        prepare.run(settings(source="ham10000", root=damaged_ham10000, out=tmp_path / "out", tasks=["task1"]))
+
+
+def test_a_mixture_is_read_into_one_folder(ray_cluster, damaged_ham10000, tmp_path):
+    out = tmp_path / "out"
+    sources = [{"name": "ham10000", "root": damaged_ham10000}, {"name": "phantoms", "count": 30}]
+    prepare.run(settings(sources=sources, out=out))
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["kept"] == {"ham10000": 32, "phantoms": 30}
+    assert set(manifest["licences"]) == {"ham10000", "phantoms"}
+
+
+def test_a_folder_that_is_no_prepared_one_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="not empty"):
+        prepare.run(settings(source="phantoms", count=20, out=tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["out=x"], "name one data set with source=NAME"),
+        (["source=ham10000", "out=x"], "ham10000 needs root=DIR"),
+        (["source=phantoms", "out=x"], "phantoms need count=NUMBER"),
+        (["source=phantoms", "count=5", "root=y", "out=x"], "they have no root"),
+        (["source=ham10000", "root=y", "count=5", "out=x"], "count is for phantoms alone"),
+        (["source=phantoms", "count=5"], "the setting out is required"),
+        (["sources=[{name: phantoms, count: 5, rot: y}]", "out=x"], "did you mean sources.0.root"),
+        (["sources=[{name: phantoms, count: 5}]", "count=5", "out=x"], "count belongs to one source"),
+        (["sources=[{name: phantoms, count: 5}, {name: phantoms, count: 6}]", "out=x"], "names a data set twice"),
+        (["source=phantoms", "count=5", "out=x", "split.val=0.6", "split.test=0.4"], "leave nothing to train on"),
+    ],
+)
+def test_a_wrong_setting_is_explained_in_one_line(overrides, message):
+    with pytest.raises(UserError, match=message) as caught:
+        load(PrepareConfig, None, overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_demo_settings_are_valid():
+    config = load(PrepareConfig, REPOSITORY / "configs" / "demo" / "prepare.yaml")
+    assert config.prompts == "brief"
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_the_command_line_answers_a_missing_folder_with_one_line_and_status_2(tmp_path):
+    answer = command("jobs.prepare", "source=ham10000", f"root={tmp_path / 'absent'}", f"out={tmp_path / 'out'}")
+    assert answer.returncode == 2
+    assert answer.stderr.startswith("error: no such folder")
+    assert len(answer.stderr.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_lists_every_setting():
+    answer = command("jobs.prepare", "--help")
+    assert answer.returncode == 0
+    for name in ("source:", "root:", "phantom.nuisances.hair:", "images.max_side:", "max_repeat:"):
+        assert name in answer.stdout
+
+
+def test_an_unknown_job_names_the_nearest_one():
+    answer = command("jobs.cli", "prepar")
+    assert answer.returncode == 2
+    assert "did you mean 'prepare'" in answer.stderr
+
+
+DATA = Path(os.environ.get("DERMORAY_DATA", REPOSITORY.parent / "shared" / "data"))
+
+
+@pytest.mark.skipif(not (DATA / "ham10000").is_dir(), reason="the real HAM10000 images are not here")
+def test_the_real_ham10000_is_read_whole(ray_cluster, tmp_path):
+    out = tmp_path / "out"
+    prepare.run(settings(source="ham10000", root=DATA / "ham10000", out=out, images={"max_side": 96}))
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["read"] == manifest["kept"] == {"ham10000": 2378}
+    assert len(manifest["counts"]["images"]["label"]) == 7
+    image = Image.open(out / read(out, "trajectories")["val"][0]["image"])
+    assert (image.size, image.mode) == ((96, 96), "RGB")
