@@ -1,10 +1,15 @@
 """Fixtures that several test modules share."""
 
-from collections.abc import Iterator
+import csv
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from jobs.cluster import ray_session
+
+WriteHam10000 = Callable[[Path, Sequence[tuple[str, str, str]], Mapping[str, int]], None]
 
 
 @pytest.fixture(scope="session")
@@ -12,3 +17,24 @@ def ray_cluster() -> Iterator[None]:
     """One local Ray of two cores for the whole test run."""
     with ray_session(num_cpus=2):
         yield
+
+
+@pytest.fixture(scope="session")
+def write_ham10000() -> WriteHam10000:
+    """Writes a miniature of HAM10000's published layout to a folder.
+
+    Takes the folder, rows of (lesion id, image id, diagnosis), and {image id: the part its file lies in}.
+    """
+
+    def write(root: Path, rows: Sequence[tuple[str, str, str]], parts: Mapping[str, int]) -> None:
+        header = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization", "dataset")
+        with (root / "HAM10000_metadata.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(header)
+            writer.writerows((*row, "histo", "50", "male", "back", "vidir_modern") for row in rows)
+        for number, (image_id, part) in enumerate(parts.items()):
+            folder = root / f"HAM10000_images_part_{part}"
+            folder.mkdir(exist_ok=True)
+            Image.new("RGB", (60, 45), (200, 150, number)).save(folder / f"{image_id}.jpg")
+
+    return write

@@ -12,6 +12,7 @@ from dermo_ray.data.samples import Reject
 
 SETTINGS = ImageSettings()
 PNG = ImageSettings(encoding="png")
+KINDS = ("not_an_image", "damaged_image", "image_too_large", "image_too_small")
 
 
 def picture(width: int, height: int) -> Image.Image:
@@ -23,6 +24,13 @@ def reason(path, settings=SETTINGS) -> str:
     with pytest.raises(Reject) as caught:
         load(path, settings)
     return caught.value.reason
+
+
+def outcome(path) -> str:
+    try:
+        return "kept" if load(path, SETTINGS).mode == "RGB" else "kept in another mode"
+    except Reject as verdict:
+        return verdict.reason
 
 
 def test_each_kind_of_bad_file_is_refused_by_its_own_name(tmp_path):
@@ -45,6 +53,7 @@ def test_each_kind_of_bad_file_is_refused_by_its_own_name(tmp_path):
 def test_no_damage_to_a_file_makes_loading_fail_in_another_way(tmp_path):
     rng = np.random.default_rng(0)
     file = tmp_path / "file"
+    outcomes = set()
     for name in ("a.jpg", "a.png", "a.gif", "a.bmp", "a.tiff", "a.webp"):
         picture(40, 40).save(tmp_path / name)
         whole = np.frombuffer((tmp_path / name).read_bytes(), np.uint8)
@@ -52,10 +61,8 @@ def test_no_damage_to_a_file_makes_loading_fail_in_another_way(tmp_path):
             damaged = whole.copy()
             damaged[rng.integers(0, len(whole), 1 + len(whole) // 50)] = rng.integers(0, 256)
             file.write_bytes(damaged[: rng.integers(1, len(whole) + 1)].tobytes())
-            try:
-                assert load(file, SETTINGS).mode == "RGB"
-            except Reject as verdict:
-                assert verdict.reason in ("not_an_image", "damaged_image", "image_too_large", "image_too_small")
+            outcomes.add(outcome(file))
+    assert {"kept", "not_an_image", "damaged_image"} <= outcomes <= {*KINDS, "kept"}
 
 
 def test_a_stored_image_is_upright_rgb_without_metadata_and_named_by_its_content(tmp_path):

@@ -1,11 +1,9 @@
 """Sources: published layouts read as they are, phantoms drawn the same everywhere."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from dermo_ray.config.prepare import SourceConfig
 from dermo_ray.data.samples import Entry, Reject
@@ -14,26 +12,12 @@ from dermo_ray.errors import UserError
 from dermo_ray.phantom import AnnotationNoise
 from dermo_ray.taxonomy import Taxonomy
 
-HEADER = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization", "dataset")
-
-
-def write_ham10000(root: Path, rows: list[tuple[str, str, str]], parts: dict[str, int]) -> None:
-    """A miniature of the published layout; `parts` maps image ids to the part they lie in."""
-    with (root / "HAM10000_metadata.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(HEADER)
-        writer.writerows((*row, "histo", "50", "male", "back", "vidir_modern") for row in rows)
-    for image_id, part in parts.items():
-        folder = root / f"HAM10000_images_part_{part}"
-        folder.mkdir(exist_ok=True)
-        Image.new("RGB", (60, 45), (200, 150, 130)).save(folder / f"{image_id}.jpg")
-
 
 def ham10000(root: Path):
     return open_source(SourceConfig(name="ham10000", root=root), seed=0)
 
 
-def test_ham10000_reads_both_parts_and_groups_by_lesion(tmp_path):
+def test_ham10000_reads_both_parts_and_groups_by_lesion(tmp_path, write_ham10000):
     rows = [("HAM_1", "ISIC_1", "mel"), ("HAM_1", "ISIC_2", "mel"), ("HAM_2", "ISIC_3", "nv")]
     write_ham10000(tmp_path, rows, {"ISIC_1": 1, "ISIC_2": 2, "ISIC_3": 2})
     source = ham10000(tmp_path)
@@ -44,7 +28,7 @@ def test_ham10000_reads_both_parts_and_groups_by_lesion(tmp_path):
     assert all(sample.morphology is None for sample in samples)
 
 
-def test_every_row_of_the_table_is_listed_and_a_useless_one_refused(tmp_path):
+def test_every_row_of_the_table_is_listed_and_a_useless_one_refused(tmp_path, write_ham10000):
     write_ham10000(tmp_path, [("HAM_1", "ISIC_1", "mel"), ("", "ISIC_9", "nv"), ("HAM_3", "", "nv")], {"ISIC_1": 1})
     source = ham10000(tmp_path)
     entries = source.entries()
@@ -54,18 +38,15 @@ def test_every_row_of_the_table_is_listed_and_a_useless_one_refused(tmp_path):
             source.sample(entry)
 
 
-def test_an_image_without_a_lesion_is_a_group_of_its_own(tmp_path):
+def test_an_image_without_a_lesion_is_a_group_of_its_own(tmp_path, write_ham10000):
     write_ham10000(tmp_path, [("", "ISIC_1", "mel")], {"ISIC_1": 1})
     source = ham10000(tmp_path)
     assert source.sample(source.entries()[0]).group == "ham10000/ISIC_1"
 
 
-def test_ham10000_says_in_one_line_what_is_missing(tmp_path):
+def test_ham10000_says_in_one_line_what_is_missing(tmp_path, write_ham10000):
     with pytest.raises(UserError, match="no such folder"):
         ham10000(tmp_path / "absent").entries()
-    with pytest.raises(UserError, match="holds no HAM10000_metadata.csv"):
-        ham10000(tmp_path).entries()
-    (tmp_path / "HAM10000_metadata.csv").write_text("image_id,dx\nISIC_1,nv\n")
     with pytest.raises(UserError, match="holds no images"):
         ham10000(tmp_path).entries()
     write_ham10000(tmp_path, [], {"ISIC_1": 1})
@@ -73,6 +54,9 @@ def test_ham10000_says_in_one_line_what_is_missing(tmp_path):
         ham10000(tmp_path).entries()
     (tmp_path / "HAM10000_metadata.csv").write_text("image_id,dx\nISIC_1,nv\n")
     with pytest.raises(UserError, match="no column lesion_id"):
+        ham10000(tmp_path).entries()
+    (tmp_path / "HAM10000_metadata.csv").unlink()
+    with pytest.raises(UserError, match=r"holds no HAM10000_metadata\.csv"):
         ham10000(tmp_path).entries()
 
 

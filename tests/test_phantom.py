@@ -4,6 +4,7 @@ import hashlib
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,12 +35,17 @@ def _digest(phantom: Phantom) -> str:
 def test_a_phantom_is_the_same_in_another_process_and_whatever_was_drawn_before() -> None:
     here = [_digest(draw(seed, SETTINGS)) for seed in (11, 3, 7)]
     script = (
-        "import sys; sys.path.insert(0, 'tests')\n"
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from test_phantom import SETTINGS, _digest, draw\n"
         "print(*[_digest(draw(seed, SETTINGS)) for seed in (3, 7, 11)])"
     )
     there = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "99"}
+        [sys.executable, "-c", script],
+        cwd=Path(__file__).parents[1],
+        env={"PYTHONHASHSEED": "99"},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert sorted(there.stdout.split()) == sorted(here)
     assert len(set(here)) == 3
@@ -49,7 +55,8 @@ def test_nuisances_leave_content_and_skin_alone() -> None:
     clean = PhantomSettings(nuisances=NuisanceSettings(strength=0))
     for seed in range(20):
         disturbed, plain = draw(seed, SETTINGS), draw(seed, clean)
-        assert disturbed.morphology == plain.morphology and disturbed.skin_tone == plain.skin_tone
+        assert disturbed.morphology == plain.morphology
+        assert disturbed.skin_tone == plain.skin_tone
         assert set(plain.nuisances.values()) == {0.0}
         same = np.array_equal(disturbed.image, plain.image)
         assert same == (max(disturbed.nuisances.values()) == 0)
@@ -74,7 +81,8 @@ def test_the_rules_give_every_phantom_its_diagnosis(population: list[Phantom]) -
 
 def test_the_table_of_diagnoses_is_wide_enough_and_unambiguous() -> None:
     modalities = Counter(entry.modality for entry in DIAGNOSES.values())
-    assert min(modalities["dermoscopic"], modalities["clinical"]) >= 7 and len(DIAGNOSES) >= 14
+    assert min(modalities["dermoscopic"], modalities["clinical"]) >= 7
+    assert len(DIAGNOSES) >= 14
     assert len({entry.superclass for entry in DIAGNOSES.values()}) >= 4
     names = [text.casefold() for entry in DIAGNOSES.values() for text in (entry.name, *entry.synonyms)]
     assert len(names) == len(set(names))
@@ -100,10 +108,13 @@ def test_modalities_diagnoses_tones_and_features_are_spread_evenly(population: l
     uniform = len(population) / len(DIAGNOSES)
     assert all(uniform / 3 < diagnoses[name] < uniform * 3 for name in DIAGNOSES)
     tones = Counter(p.skin_tone for p in population)
-    assert sorted(tones) == [1, 2, 3, 4, 5, 6] and min(tones.values()) > 250
+    assert sorted(tones) == [1, 2, 3, 4, 5, 6]
+    assert min(tones.values()) > 250
     features = Counter(name for p in clinical for name in p.morphology.features)
-    assert len(DRAWN_FEATURES) >= 24 and set(features) == set(DRAWN_FEATURES) <= set(SKINCON_FEATURES)
-    assert 0.05 < min(features.values()) / len(clinical) and max(features.values()) / len(clinical) < 0.35
+    assert len(DRAWN_FEATURES) >= 24
+    assert set(features) == set(DRAWN_FEATURES) <= set(SKINCON_FEATURES)
+    assert min(features.values()) / len(clinical) > 0.05
+    assert max(features.values()) / len(clinical) < 0.35
     assert all(2 <= len(p.morphology.features) <= 6 and is_drawable(p.morphology.features) for p in clinical)
 
 
@@ -126,12 +137,13 @@ def _nearest_centroid_accuracy(classes: list[list[np.ndarray]]) -> float:
 
 
 def _look(morphology: Morphology, seed: int) -> np.ndarray:
-    """What remains of a picture when place and turn are forgotten: colours around the centre, and how rough they are."""
+    """What remains of a picture when place and turn are forgotten: colours by distance, and how rough they are."""
     pixels = draw_morphology(morphology, 2, np.random.default_rng(seed), 96).pixels
     y, x = np.mgrid[:96, :96]
     ring = np.minimum(np.hypot(x - 47.5, y - 47.5) // 8, 5).astype(int)
     edges = np.abs(np.diff(pixels, axis=0, append=pixels[-1:])) + np.abs(np.diff(pixels, axis=1, append=pixels[:, -1:]))
-    shades = np.stack([np.histogram(pixels[..., c], bins=12, range=(0, 1))[0] / 9216 for c in range(3)]).ravel()
+    bins = (np.clip(pixels, 0, 0.999) * 8).astype(int) @ (64, 8, 1)
+    shades = np.sqrt(np.bincount(bins.ravel(), minlength=512) / bins.size)
     rings = [layer[ring == r].mean(0) for layer in (pixels, 2 * edges) for r in range(6)]
     return np.concatenate([shades, np.concatenate(rings)])
 
@@ -144,7 +156,7 @@ def test_the_values_of_each_field_look_different(field: str) -> None:
         if value == "within regression":
             fields["Regression Structures"] = "white areas"
         classes.append([_look(Morphology("derm7pt", fields=fields), seed) for seed in range(12)])
-    assert _nearest_centroid_accuracy(classes) > 0.85
+    assert _nearest_centroid_accuracy(classes) > 0.9
 
 
 def test_the_skincon_features_look_different() -> None:
@@ -152,13 +164,14 @@ def test_the_skincon_features_look_different() -> None:
     for name in DRAWN_FEATURES:
         shown = {name} if is_drawable(frozenset({name})) else {name, "Patch"}
         classes.append([_look(Morphology("skincon", features=frozenset(shown)), seed) for seed in range(8)])
-    assert _nearest_centroid_accuracy(classes) > 0.8
+    assert _nearest_centroid_accuracy(classes) > 0.9
 
 
 def test_overrides_choose_modality_and_diagnosis() -> None:
     assert draw(1, SETTINGS, modality="clinical").modality == "clinical"
     melanoma = draw(1, SETTINGS, diagnosis="Melanoma")
-    assert melanoma.diagnosis == "Melanoma" and melanoma.modality == "dermoscopic"
+    assert melanoma.diagnosis == "Melanoma"
+    assert melanoma.modality == "dermoscopic"
     with pytest.raises(UserError, match="drawn as a dermoscopic image"):
         draw(1, SETTINGS, modality="clinical", diagnosis="Melanoma")
     with pytest.raises(UserError, match="not a phantom diagnosis"):
@@ -176,7 +189,8 @@ def test_weights_choose_what_is_drawn() -> None:
     phantoms = [draw(seed, settings) for seed in range(200)]
     assert {p.skin_tone for p in phantoms} == {6}
     assert 0.65 < Counter(p.diagnosis for p in phantoms)["Blue Nevus"] / 200 < 0.85
-    assert phantoms[0].image.shape == (64, 64, 3) and phantoms[0].image.dtype == np.uint8
+    assert phantoms[0].image.shape == (64, 64, 3)
+    assert phantoms[0].image.dtype == np.uint8
     with pytest.raises(UserError, match="no clinical diagnosis"):
         draw(0, settings, modality="clinical")
 
@@ -202,7 +216,8 @@ def test_an_unknown_setting_names_its_neighbour() -> None:
         load(PhantomSettings, None, ["nuisances.hairs=0.1"])
 
 
-def test_the_contact_sheet_has_colour_in_every_row() -> None:
+def test_the_contact_sheet_is_large_and_mostly_filled() -> None:
     pixels = np.asarray(contact_sheet(SETTINGS))
-    assert pixels.ndim == 3 and min(pixels.shape[:2]) > 900
-    assert (pixels[:, 132:] != 252).any(axis=(1, 2)).mean() > 0.7
+    assert pixels.ndim == 3
+    assert min(pixels.shape[:2]) > 900
+    assert (np.ptp(pixels, axis=2) > 40).any(axis=1).mean() > 0.7  # rows of pixels that hold a saturated colour

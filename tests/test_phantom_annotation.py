@@ -67,4 +67,5 @@ def test_an_annotation_is_a_function_of_the_generators_state() -> None:
     noise = AnnotationNoise(attenuation=0.5, omission=0.5, random=0.2)
     for morphology in (SEVERE, CLINICAL):
         first, second = (annotate(morphology, noise, np.random.default_rng(5)) for _ in range(2))
-        assert first == second and first.closed
+        assert first == second
+        assert first.closed

@@ -1,4 +1,4 @@
-"""The prepare job end to end on Ray Data: phantoms, a miniature HAM10000 with damage, and the real one if it is there."""
+"""The prepare job end to end on Ray Data: phantoms, a damaged miniature of HAM10000, and the real one if present."""
 
 import json
 import os
@@ -18,7 +18,6 @@ from dermo_ray.errors import UserError
 from dermo_ray.morphology import agreement
 from dermo_ray.records import GroundTruth, Trajectory
 from jobs import prepare
-from tests.test_data_sources import write_ham10000
 
 REPOSITORY = Path(__file__).parents[1]
 SPLITS = ("train", "val", "test")
@@ -80,7 +79,7 @@ def test_rows_are_sorted_and_no_group_stands_in_two_splits(phantoms):
             ids = [row["id"] for row in rows[split]]
             assert ids == sorted(set(ids))
         groups = [{row["group"] for row in rows[split]} for split in SPLITS]
-        assert not (groups[0] & groups[1] or groups[0] & groups[2] or groups[1] & groups[2])
+        assert len(set.union(*groups)) == sum(map(len, groups))
 
 
 def test_annotators_err_in_the_conversations_and_not_in_the_references(phantoms):
@@ -90,7 +89,10 @@ def test_annotators_err_in_the_conversations_and_not_in_the_references(phantoms)
     assert 0.5 < sum(agreement(annotation, truth) for annotation, truth, _ in pairs) / len(pairs) < 0.98
     truths = {sample_id: truth for _, truth, sample_id in pairs}
     for row in read(out, "rl")["train"]:
-        assert json.loads(row["ground_truth"])["morph"] == truths[row["id"].removeprefix("grpo_task1_").removeprefix("grpo_task3_")]
+        assert (
+            json.loads(row["ground_truth"])["morph"]
+            == truths[row["id"].removeprefix("grpo_task1_").removeprefix("grpo_task3_")]
+        )
 
 
 def test_an_unchanged_run_does_no_work_and_a_changed_one_is_refused(phantoms, capsys):
@@ -114,14 +116,16 @@ def test_the_content_does_not_depend_on_how_the_work_is_cut_up(phantoms, tmp_pat
 
 
 @pytest.fixture
-def damaged_ham10000(tmp_path) -> Path:
+def damaged_ham10000(tmp_path, write_ham10000) -> Path:
     root = tmp_path / "ham10000"
     root.mkdir()
-    labels = ["nv"] * 24 + ["mel"] * 8
+    labels = ["nv"] * 60 + ["mel"] * 20
     rows = [(f"HAM_{i // 2}", f"ISIC_{i:02d}", label) for i, label in enumerate(labels)]
     rows += [("HAM_90", "ISIC_90", "xyz"), ("HAM_91", "ISIC_91", ""), ("HAM_92", "ISIC_92", "nv")]
     rows += [("HAM_93", "ISIC_93", "nv"), ("HAM_94", "ISIC_94", "nv"), ("HAM_0", "ISIC_00", "nv")]
-    write_ham10000(root, rows, {image_id: 1 + (i % 2) for i, (_, image_id, _) in enumerate(rows) if image_id != "ISIC_94"})
+    write_ham10000(
+        root, rows, {image_id: 1 + (i % 2) for i, (_, image_id, _) in enumerate(rows) if image_id != "ISIC_94"}
+    )
     damaged = {path.stem: path for path in root.rglob("*.jpg")}
     damaged["ISIC_92"].write_bytes(b"")
     damaged["ISIC_93"].write_bytes(damaged["ISIC_93"].read_bytes()[:400])
@@ -132,8 +136,8 @@ def test_what_can_not_be_used_is_counted_by_reason_and_the_run_goes_on(ray_clust
     out = tmp_path / "out"
     prepare.run(settings(source="ham10000", root=damaged_ham10000, out=out))
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["read"] == {"ham10000": 38}
-    assert manifest["kept"] == {"ham10000": 32}
+    assert manifest["read"] == {"ham10000": 86}
+    assert manifest["kept"] == {"ham10000": 80}
     assert manifest["dropped"] == {
         "ham10000": {
             "damaged_image": 1,
@@ -161,17 +165,26 @@ def test_balance_repeats_rare_labels_in_training_alone(ray_cluster, damaged_ham1
         train = [row["id"] for row in rows["train"]]
         assert train == sorted(set(train))
         counts = Counter(row["label"] for row in rows["train"])
-        melanomas = {row["image"] for row in rows["train"] if row["label"] == "Melanoma"}
-        assert counts["Melanoma"] == 2 * len({row["id"].split("#")[0] for row in rows["train"] if row["label"] == "Melanoma"})
-        assert melanomas
+        melanomas = {row["id"].split("#")[0] for row in rows["train"] if row["label"] == "Melanoma"}
+        assert counts["Melanoma"] == 2 * len(melanomas) < counts["Melanocytic Nevus"]
         assert not any("#" in row["id"] for split in ("val", "test") for row in rows[split])
 
 
 def test_too_few_usable_images_stop_the_run_and_leave_nothing_behind(ray_cluster, damaged_ham10000, tmp_path):
     out = tmp_path / "few" / "out"
-    with pytest.raises(UserError, match="only 32 of 38 images are usable, fewer than min_images=33"):
-        prepare.run(settings(source="ham10000", root=damaged_ham10000, out=out, min_images=33))
+    with pytest.raises(UserError, match="only 80 of 86 images are usable, fewer than min_images=81"):
+        prepare.run(settings(source="ham10000", root=damaged_ham10000, out=out, min_images=81))
     assert not list(out.parent.iterdir())
+
+
+def test_a_split_without_images_stops_the_run_and_one_of_share_zero_is_not_written(
+    ray_cluster, damaged_ham10000, tmp_path
+):
+    source = {"source": "ham10000", "root": damaged_ham10000, "out": tmp_path / "out"}
+    with pytest.raises(UserError, match="no image falls into val"):
+        prepare.run(settings(**source, split={"val": 0.0001, "test": 0.1}))
+    prepare.run(settings(**source, split={"val": 0, "test": 0.1}))
+    assert sorted(path.name for path in (tmp_path / "out" / "rl").iterdir()) == ["test", "train"]
 
 
 def test_formats_that_no_image_allows_stop_the_run(ray_cluster, damaged_ham10000, tmp_path):
@@ -184,7 +197,7 @@ def test_a_mixture_is_read_into_one_folder(ray_cluster, damaged_ham10000, tmp_pa
     sources = [{"name": "ham10000", "root": damaged_ham10000}, {"name": "phantoms", "count": 30}]
     prepare.run(settings(sources=sources, out=out))
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["kept"] == {"ham10000": 32, "phantoms": 30}
+    assert manifest["kept"] == {"ham10000": 80, "phantoms": 30}
     assert set(manifest["licences"]) == {"ham10000", "phantoms"}
 
 

@@ -36,7 +36,9 @@ def test_full_prompts_spell_out_the_vocabulary_of_their_modality_alone(task):
 
 
 def test_full_prompts_name_the_blocks_of_their_task_in_order():
-    places = [prompt("full", "task3", "clinical").index(f"<{tag}>") for tag in ("reasoning", "morph", "final_diagnosis")]
+    places = [
+        prompt("full", "task3", "clinical").index(f"<{tag}>") for tag in ("reasoning", "morph", "final_diagnosis")
+    ]
     assert places == sorted(places)
     assert "<final_diagnosis>" not in prompt("full", "task1", "clinical")
     assert "<morph>" not in prompt("full", "diagnosis", "clinical")

@@ -38,7 +38,7 @@ def write_corpus(
 ) -> dict[str, Any]:
     """Write all of the prepared folder but its images, from `rows`, a `SAMPLES` table; return the manifest.
 
-    Raises `UserError` where too few samples are usable, none falls into the training split, or no
+    Raises `UserError` where too few samples are usable, none falls into a split, or no
     record can be made in any of the formats or tasks asked for.
     """
     samples, rejects = _divide(rows, config)
@@ -85,8 +85,10 @@ def _divide(rows: pa.Table, config: PrepareConfig) -> tuple[pa.Table, pa.Table]:
             f"only {len(samples)} of {len(rows)} images are usable, fewer than min_images={config.min_images}; "
             f"dropped: {reasons or 'none'}"
         )
-    if "train" not in splits:
-        raise UserError("no image falls into the training split: read more, or lower split.val and split.test")
+    shares = {"train": 1.0, "val": config.split.val, "test": config.split.test}
+    for split, share in shares.items():
+        if share > 0 and split not in splits:
+            raise UserError(f"no image falls into {split}: read more, or change the shares split.val and split.test")
     return samples.append_column("split", pa.array(splits, pa.string())), rejects
 
 

@@ -72,14 +72,14 @@ _ROWS_PER_GROUP = 2_000
 def write(rows: Iterable[Row], schema: pa.Schema, folder: Path) -> str:
     """Write `rows` to `folder/part-00000.parquet` and so on, in the order given; return their content hash.
 
-    At least one file is written, so that an empty table can be read too. Memory does not grow with the rows.
+    Without rows nothing is written: `datasets` refuses to load an empty table. Memory does not grow with the rows.
     """
-    folder.mkdir(parents=True)
     digest = hashlib.sha256()
     remaining = iter(rows)
     number = 0
     group = list(islice(remaining, _ROWS_PER_GROUP))
-    while group or number == 0:
+    while group:
+        folder.mkdir(parents=True, exist_ok=True)
         with pq.ParquetWriter(folder / f"part-{number:05d}.parquet", schema) as writer:
             written = 0
             while group and written < _ROWS_PER_FILE:

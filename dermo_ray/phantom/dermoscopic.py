@@ -30,7 +30,7 @@ from dermo_ray.phantom.canvas import (
 from dermo_ray.phantom.skin import bare_skin, skin_colour
 
 _PALE = rgb("d9a08c")
-_BROWN = rgb("9c6238")
+_BROWN = rgb("8e542c")
 _DARK_BROWN = rgb("4e2a16")
 _BLACK = rgb("231510")
 _TAN = rgb("dca45a")
@@ -149,7 +149,7 @@ def _typical_network(scene: _Scene) -> None:
 
 def _atypical_network(scene: _Scene) -> None:
     mesh = _mesh(scene, spacing=0.14, warp=0.03, threshold=-0.35)
-    broken = ramp(smooth_noise(scene.rng, scene.size, 5), -0.45, -0.3)
+    broken = ramp(smooth_noise(scene.rng, scene.size, 9), -0.4, -0.25)
     scene.canvas.paint(_BLACK, 0.95 * mesh * broken * scene.body.mask() * scene.clear)
 
 

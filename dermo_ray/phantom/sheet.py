@@ -60,7 +60,7 @@ def _wrapped(caption: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.
             lines.append(word)
         else:
             lines[-1] = longer
-    return "\n".join(lines)
+    return "\n".join(lines).replace("/ ", "/")
 
 
 def _sections(settings: PhantomSettings, seed: int) -> Iterator[tuple[str, list[Cell]]]:

@@ -42,7 +42,7 @@ def save_tiny_model(folder: Path, settings: TinyModelSettings, seed: int = 0) ->
     head_size = 32
     config = Qwen3VLConfig(
         text_config={
-            "vocab_size": settings.vocabulary_size,
+            "vocab_size": -(-len(tokenizer) // 64) * 64,
             "hidden_size": settings.hidden_size,
             "intermediate_size": 3 * settings.hidden_size,
             "num_hidden_layers": settings.layers,

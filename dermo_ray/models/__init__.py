@@ -1,0 +1,1 @@
+"""Policies: loading, batches of images and text, log-probabilities."""
