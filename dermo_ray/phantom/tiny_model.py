@@ -31,6 +31,9 @@ class TinyModelSettings(Settings):
     """Side of a patch in pixels; four patches make one image token."""
     max_pixels: int = 96 * 96
     """Larger images are scaled down to this area."""
+    initializer_range: float = 0.08
+    """Standard deviation of the random weights; about 1 / sqrt(width), so that a narrow network's signals neither fade
+    nor grow."""
     vocabulary_size: int = 1280
     """Tokens of the byte-level BPE."""
 
@@ -42,6 +45,7 @@ def save_tiny_model(folder: Path, settings: TinyModelSettings, seed: int = 0) ->
     head_size = 32
     config = Qwen3VLConfig(
         text_config={
+            "initializer_range": settings.initializer_range,
             "vocab_size": -(-len(tokenizer) // 64) * 64,
             "hidden_size": settings.hidden_size,
             "intermediate_size": 3 * settings.hidden_size,
@@ -62,6 +66,7 @@ def save_tiny_model(folder: Path, settings: TinyModelSettings, seed: int = 0) ->
             "tie_word_embeddings": True,
         },
         vision_config={
+            "initializer_range": settings.initializer_range,
             "depth": settings.vision_layers,
             "hidden_size": settings.vision_hidden_size,
             "intermediate_size": 2 * settings.vision_hidden_size,
