@@ -1,0 +1,1 @@
+"""The distributed parts of a run: engines, rewards and learners as Ray actors, and what conducts them."""
