@@ -22,6 +22,10 @@ from dermo_ray.config.training import OptimizerSettings, ShardingSettings
 
 PieceT = TypeVar("PieceT")
 
+# DeepSpeed would compile a shared-memory all-reduce on every machine's first run on CPUs, for a minute and with a C++
+# compiler that need not be there; gloo does without.
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
 
 def join_ranks(rank: int, ranks: int, address: str, port: int, *, on_gpu: bool, timeout: float) -> None:
     """Form the process group of a learner pool; every collective fails after `timeout` seconds."""
@@ -38,9 +42,11 @@ class ShardedTrainer:
         self.ranks = dist.get_world_size()
         self.rank = dist.get_rank()
         self.zero_stage = sharding.zero_stage
-        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self._trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        # with replicated 32-bit weights DeepSpeed clips without telling the norm, so that is done here
+        self._clip_here = optimizer.max_grad_norm if sharding.zero_stage == 0 and dtype == "float32" else None
         adamw = torch.optim.AdamW(
-            trained, lr=optimizer.learning_rate, betas=optimizer.betas, weight_decay=optimizer.weight_decay
+            self._trained, lr=optimizer.learning_rate, betas=optimizer.betas, weight_decay=optimizer.weight_decay
         )
         self.engine, self.optimizer, _, _ = deepspeed.initialize(
             model=module,
@@ -48,7 +54,7 @@ class ShardedTrainer:
             config={
                 "train_micro_batch_size_per_gpu": 1,
                 "gradient_accumulation_steps": 1,
-                "gradient_clipping": optimizer.max_grad_norm,
+                "gradient_clipping": 0.0 if self._clip_here is not None else optimizer.max_grad_norm,
                 "zero_optimization": {"stage": sharding.zero_stage},
                 "zero_allow_untested_optimizer": True,
                 "bf16": {"enabled": dtype == "bfloat16"},
@@ -62,9 +68,7 @@ class ShardedTrainer:
         """Where batches belong."""
         return torch.device(self.engine.device)
 
-    def update(
-        self, pieces: Sequence[PieceT], loss_of: Callable[[PieceT], Tensor], learning_rate: float
-    ) -> float:
+    def update(self, pieces: Sequence[PieceT], loss_of: Callable[[PieceT], Tensor], learning_rate: float) -> float:
         """One optimizer step over `pieces` (the same number on every rank); returns the gradient's norm.
 
         `loss_of` gives a piece's share of the global loss. DeepSpeed averages gradients over ranks; the share is scaled
@@ -75,9 +79,12 @@ class ShardedTrainer:
         for position, piece in enumerate(pieces):
             self.engine.set_gradient_accumulation_boundary(position == len(pieces) - 1)
             self.engine.backward(loss_of(piece) * self.ranks, scale_wrt_gas=False)
+        if self._clip_here is not None:
+            norm = nn.utils.clip_grad_norm_(self._trained, self._clip_here)
+            self.engine.step()
+            return float(norm)
         self.engine.step()
-        norm = self.engine.get_global_grad_norm()
-        return float(norm) if norm is not None else float("nan")
+        return float(self.engine.get_global_grad_norm())
 
     def total(self, values: Iterable[float]) -> list[float]:
         """Element-wise sum of `values` over all ranks; every rank must call it."""

@@ -9,7 +9,6 @@ import itertools
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from PIL import Image
 from vllm import AsyncEngineArgs, SamplingParams
@@ -20,33 +19,13 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from actors.adapters import Adapter, checksum
+from actors.messages import Sampled, Sampling
 from dermo_ray.config.model import ModelSettings
 from dermo_ray.config.pools import EngineSettings
 from dermo_ray.models.chat import banned_token_ids, end_of_turn_id, load_processor, prompt_text
 
 _BAN = -100.0
 """The largest penalty vLLM takes; at any temperature the token's probability is 0 in float32."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How to sample: `n` completions of at most `max_tokens` tokens; temperature 0 is greedy."""
-
-    n: int = 1
-    temperature: float = 1.0
-    max_tokens: int = 512
-    seed: int | None = None
-
-
-@dataclass(frozen=True)
-class Sampled:
-    """One completion as the engine wrote it. `logprobs` are of `token_ids`; `text` ends before the end-of-turn token."""
-
-    token_ids: list[int]
-    logprobs: list[float]
-    text: str
-    finish_reason: str
-    """`stop` where the policy ended its turn, `length` where it was cut."""
 
 
 class Engine:
@@ -57,7 +36,8 @@ class Engine:
         self.model = model
         self.processor = load_processor(model.path)
         vocabulary_size = llm.model_config.get_vocab_size()
-        self._penalties = {token: _BAN for token in banned_token_ids(self.processor, vocabulary_size)}
+        self.penalties = {token: _BAN for token in banned_token_ids(self.processor, vocabulary_size)}
+        """The logit bias of every token that must not be sampled; whoever calls `llm` directly sends it as well."""
         self._end_of_turn = end_of_turn_id(self.processor)
         self._adapters: dict[int, LoRARequest] = {}
         self._in_use: Counter[int] = Counter()
@@ -83,6 +63,7 @@ class Engine:
             max_lora_rank=lora_rank or 16,
             max_loras=settings.max_adapters,
             limit_mm_per_prompt={"video": 0},
+            allowed_media_domains=["none"],  # vLLM fetches from anywhere where the list is empty
             generation_config="vllm",  # the model folder's own would fill in top_k and more
             logprobs_mode="processed_logprobs",
             enable_prefix_caching=True,
@@ -92,6 +73,7 @@ class Engine:
                 {"gpu_memory_utilization": settings.gpu_memory_utilization}
                 if on_gpu
                 else {
+                    "worker_extension_cls": "actors.cpu_lora.DenseLora",
                     "kv_cache_memory_bytes": int(settings.cpu_kv_cache_gib * 2**30),
                     "distributed_executor_backend": "uni" if settings.tensor_parallel_size == 1 else "mp",
                 }
@@ -127,6 +109,14 @@ class Engine:
         """The policy versions that are loaded."""
         return sorted(self._adapters)
 
+    def lora_request(self, version: int) -> LoRARequest:
+        """How vLLM knows the loaded policy `version`."""
+        return self._adapters[version]
+
+    async def check_health(self) -> None:
+        """Raises vLLM's error where the engine is dead."""
+        await self.llm.check_health()
+
     async def generate(
         self, prompt: str, images: Sequence[Image.Image], sampling: Sampling, version: int | None = None
     ) -> tuple[list[int], list[Sampled]]:
@@ -143,7 +133,7 @@ class Engine:
                 request,
                 self._parameters(sampling),
                 f"request-{next(self._request_ids)}",
-                lora_request=None if version is None else self._adapters[version],
+                lora_request=None if version is None else self.lora_request(version),
             ):
                 pass
         if final is None or final.prompt_token_ids is None:
@@ -175,7 +165,7 @@ class Engine:
             stop_token_ids=[self._end_of_turn],
             logprobs=0,
             flat_logprobs=True,
-            logit_bias=self._penalties,
+            logit_bias=self.penalties,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )

@@ -1,4 +1,4 @@
-"""Fixtures that several test modules share."""
+"""Fixtures that several test modules share. Those that need torch import it themselves: most tests do without."""
 
 import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +17,35 @@ def ray_cluster() -> Iterator[None]:
     """One local Ray of two cores for the whole test run."""
     with ray_session(num_cpus=2):
         yield
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny policy with random weights."""
+    from dermo_ray.phantom.tiny_model import TinyModelSettings, save_tiny_model
+
+    folder = tmp_path_factory.mktemp("tiny-model")
+    save_tiny_model(folder, TinyModelSettings(patch_size=16), seed=0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an adapter of rank 8 on `tiny_model` that changes its answers."""
+    import torch
+
+    from dermo_ray.config.model import LoraSettings, ModelSettings
+    from dermo_ray.models.policy import load_policy
+
+    folder = tmp_path_factory.mktemp("tiny-adapter")
+    policy = load_policy(ModelSettings(path=tiny_model), LoraSettings(rank=8, alpha=8))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weight in policy.named_parameters():
+            if "lora_B" in name:  # zero in a fresh adapter
+                weight.normal_(std=0.1, generator=generator)
+    policy.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -58,14 +58,17 @@ class PolicyScorer(nn.Module):
 
     def forward(self, batch: VLMBatch, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
         """Log-probability of every trained token, [N] in row-major order, and the entropy there if asked for."""
+        logits = self.logits(batch)
+        logprobs = -nn.functional.cross_entropy(logits, batch.input_ids[batch.trained], reduction="none")
+        return logprobs, _entropy(logits) if entropy else None
+
+    def logits(self, batch: VLMBatch) -> Tensor:
+        """Logits that predict the trained tokens, [N, vocabulary] in row-major order."""
         model: PreTrainedModel = self.policy.get_base_model() if isinstance(self.policy, PeftModel) else self.policy
         hidden = model.model(**_inputs(model, batch), use_cache=False).last_hidden_state
         predicting = batch.trained.roll(-1, dims=1)  # position t predicts token t + 1; column 0 is never trained
         logits = model.lm_head(hidden[predicting]).float() / self.temperature
-        logits = logits.index_fill(1, self.banned, -torch.inf)
-        targets = batch.input_ids[batch.trained]
-        logprobs = -nn.functional.cross_entropy(logits, targets, reduction="none")
-        return logprobs, _entropy(logits) if entropy else None
+        return logits.index_fill(1, self.banned, -torch.inf)
 
 
 def _inputs(model: PreTrainedModel, batch: VLMBatch) -> dict[str, object]:

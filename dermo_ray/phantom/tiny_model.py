@@ -5,6 +5,7 @@ transformers, PEFT and vLLM load it by the same code as Qwen3-VL-8B. It starts f
 what it is taught on phantoms.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,7 +14,12 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageP
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
 
 from dermo_ray.config.base import Settings
+from dermo_ray.phantom.pretraining import pretrain_vision
+from dermo_ray.phantom.render import Phantom
 from dermo_ray.phantom.tokenizer import END_OF_TEXT, END_OF_TURN, build_tokenizer
+
+
+_PIXEL_MEAN = _PIXEL_STD = 0.5
 
 
 class TinyModelSettings(Settings):
@@ -27,7 +33,7 @@ class TinyModelSettings(Settings):
     """Width of the vision tower."""
     vision_layers: int = 4
     """Layers of the vision tower."""
-    patch_size: int = 8
+    patch_size: int = 16
     """Side of a patch in pixels; four patches make one image token."""
     max_pixels: int = 96 * 96
     """Larger images are scaled down to this area."""
@@ -38,8 +44,13 @@ class TinyModelSettings(Settings):
     """Tokens of the byte-level BPE."""
 
 
-def save_tiny_model(folder: Path, settings: TinyModelSettings, seed: int = 0) -> None:
-    """Write a randomly initialised model with its processor to `folder`."""
+def save_tiny_model(
+    folder: Path, settings: TinyModelSettings, seed: int = 0, phantoms: Sequence[Phantom] = (), steps: int = 0
+) -> None:
+    """Write a randomly initialised model with its processor to `folder`.
+
+    With `phantoms`, its vision tower is trained on them for `steps` updates first.
+    """
     tokenizer = build_tokenizer(settings.vocabulary_size)
     token_id = tokenizer.convert_tokens_to_ids
     head_size = 32
@@ -85,12 +96,14 @@ def save_tiny_model(folder: Path, settings: TinyModelSettings, seed: int = 0) ->
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen3VLForConditionalGeneration(config)
+    if phantoms and steps:
+        pretrain_vision(model, phantoms, _PIXEL_MEAN, _PIXEL_STD, steps, seed)
     model.generation_config.eos_token_id = [token_id(END_OF_TURN), token_id(END_OF_TEXT)]
     model.generation_config.pad_token_id = token_id(END_OF_TEXT)
     model.save_pretrained(folder)
 
     area = {"shortest_edge": (4 * settings.patch_size) ** 2, "longest_edge": settings.max_pixels}
-    images = {"size": area, "patch_size": settings.patch_size, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    images = {"size": area, "patch_size": settings.patch_size, "image_mean": [_PIXEL_MEAN] * 3, "image_std": [_PIXEL_STD] * 3}
     processor = Qwen3VLProcessor(
         image_processor=Qwen2VLImageProcessor(**images),
         tokenizer=tokenizer,

@@ -1,0 +1,22 @@
+"""Environment variables of a pool's processes, set before they import anything that reads them."""
+
+from dermo_ray.config.pools import PoolSettings
+
+
+def worker_environment(settings: PoolSettings) -> dict[str, str]:
+    """Threads that match the reserved cores and don't spin while they wait, no look-ups on the hub, quiet libraries."""
+    return {
+        "OMP_NUM_THREADS": str(threads(settings)),
+        "OMP_WAIT_POLICY": "PASSIVE",  # pools share cores: a thread that spins at a barrier starves the others
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+
+
+def threads(settings: PoolSettings) -> int:
+    """CPU threads of one worker: its whole cores, at least one."""
+    return max(1, int(settings.cpus_per_worker))

@@ -1,0 +1,212 @@
+"""The learner rank: its share of every batch, one update, and the adapter that results.
+
+Invariants: the trained token ids are the sampled ones, after the prompt ids the engine used; every rank takes part in
+every update with the same number of passes; the gradient is that of the whole batch, however it is dealt out.
+"""
+
+import math
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from PIL import Image
+from torch import Tensor
+
+from actors.adapters import Adapter, publish
+from actors.deepspeed_engine import ShardedTrainer, join_ranks
+from actors.messages import TrainingGroup
+from dermo_ray.algorithms import aggregate, kl_divergence, loss_units, token_losses
+from dermo_ray.config.mavic import MavicConfig
+from dermo_ray.models.batches import TokenSequence, VLMBatch, collate, encode_images
+from dermo_ray.models.chat import banned_token_ids, load_processor
+from dermo_ray.models.policy import PolicyScorer, load_policy
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One forward and backward pass: [B, L] tensors beside the batch. Pieces of padding have no trained token."""
+
+    batch: VLMBatch
+    advantages: Tensor
+    """[B]."""
+    rollout_logprobs: Tensor
+    """[B, L], as the engine reported them, 0 where no token is trained."""
+
+
+class LearnerRank:
+    """A Ray actor's class: rank `rank` of the learner pool."""
+
+    def __init__(self, config: MavicConfig, rank: int) -> None:
+        self._config = config
+        self._rank = rank
+        torch.set_num_threads(max(1, int(config.learner.cpus_per_worker)))
+
+    def endpoint(self) -> tuple[str, int]:
+        """An address and a free port of this rank's node, where the ranks can meet."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+
+    def start(self, address: str, port: int, learner: Path | None) -> None:
+        """Join the other ranks, load the policy, and go on from the shards in `learner` where there are any."""
+        config, pool = self._config, self._config.learner
+        join_ranks(self._rank, pool.workers, address, port, on_gpu=pool.on_gpu, timeout=pool.timeout)
+        self._processor = load_processor(config.model.path)
+        torch.manual_seed(config.seed)  # the adapter's first weights are the same on every rank
+        policy = load_policy(config.model, config.lora)
+        vocabulary_size = policy.get_output_embeddings().weight.shape[0]
+        self._scorer = PolicyScorer(
+            policy, banned_token_ids(self._processor, vocabulary_size), config.rollout.temperature
+        )
+        self._trainer = ShardedTrainer(self._scorer, pool.optimizer, pool.sharding, config.model.dtype)
+        if learner is not None:
+            self._trainer.load(learner)
+
+    def update(self, groups: Sequence[TrainingGroup], step: int) -> dict[str, float]:
+        """One update from the whole batch; every rank is given all of it and takes its own share. Returns metrics."""
+        share = deal(groups, self._trainer.ranks)[self._rank]
+        pieces = self._pieces(share)
+        settings = self._config.algorithm
+        units = sum(loss_units(piece.batch.trained, settings.aggregation) for piece in pieces)
+        count, all_units = self._trainer.most(len(pieces)), self._trainer.total([float(units)])[0]
+        pieces += [self._padding(pieces, groups)] * (count - len(pieces))
+        sums: dict[str, float] = {}
+
+        def loss_of(piece: Piece) -> Tensor:
+            loss, metrics = self._loss(piece, all_units)
+            tokens = metrics.pop("tokens")
+            for name, value in metrics.items():
+                sums[name] = sums.get(name, 0.0) + value * tokens
+            sums["tokens"] = sums.get("tokens", 0.0) + tokens
+            sums["loss"] = sums.get("loss", 0.0) + float(loss.detach())
+            return loss
+
+        rate = self._config.learner.optimizer.rate_at(step, self._config.steps)
+        norm = self._trainer.update(pieces, loss_of, rate)
+        names = sorted(sums)
+        totals = dict(zip(names, self._trainer.total(sums[name] for name in names), strict=True))
+        tokens = max(1.0, totals.pop("tokens"))
+        loss = totals.pop("loss")
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise RuntimeError(f"update {step}: loss {loss} and gradient norm {norm} must be finite")
+        metrics = {name: value / tokens for name, value in totals.items()}
+        return {"loss": loss, "grad_norm": norm, "learning_rate": rate, "trained_tokens": tokens, **metrics}
+
+    def publish(self, folder: Path, version: int) -> Adapter | None:
+        """Publish the adapter as it is now; every rank must take part, rank 0 returns it."""
+        if self._rank == 0:
+            return publish(folder, version, self.save_adapter)
+        self.save_adapter(None)
+        return None
+
+    def save_adapter(self, folder: Path | None) -> None:
+        """Write the adapter to `folder` in PEFT's format; ranks other than 0 give None and only help to gather."""
+        policy: PeftModel = self._scorer.policy
+        with self._trainer.whole(p for p in policy.parameters() if p.requires_grad):
+            if folder is not None:
+                # PEFT files hold the adapter alone and name the base model, so stock PEFT and vLLM can open them
+                policy.save_pretrained(folder, state_dict=get_peft_model_state_dict(policy))
+
+    def save(self, folder: Path) -> None:
+        """Write adapter and optimizer shards into an unfinished checkpoint; every rank must take part."""
+        self._trainer.save(folder / "learner")
+        self.save_adapter(folder / "adapter" if self._rank == 0 else None)
+
+    def _loss(self, piece: Piece, units: float) -> tuple[Tensor, dict[str, float]]:
+        settings = self._config.algorithm
+        mask = piece.batch.trained
+        logprobs = self._spread(self._trainer.engine(piece.batch)[0], mask)
+        losses, metrics = token_losses(
+            logprobs,
+            logprobs.detach(),  # one update a batch: the learner has not moved since the batch began
+            piece.advantages,
+            mask,
+            clip_low=settings.clip_low,
+            clip_high=settings.clip_high,
+            ratio=settings.ratio,
+            rollout_logprobs=piece.rollout_logprobs,
+            correction=settings.correction,
+            correction_low=settings.correction_low,
+            correction_high=settings.correction_high,
+        )
+        if settings.kl_coefficient > 0:
+            with torch.no_grad(), self._scorer.policy.disable_adapter():
+                reference = self._spread(self._scorer(piece.batch)[0], mask)
+            divergence = kl_divergence(logprobs, reference, settings.kl_kind)
+            metrics["kl"] = float(divergence[mask].mean().detach()) if mask.any() else 0.0
+            losses = losses + settings.kl_coefficient * divergence
+        max_tokens = self._config.rollout.max_tokens
+        return aggregate(losses, mask, settings.aggregation, denominator=units, max_tokens=max_tokens), metrics
+
+    @staticmethod
+    def _spread(values: Tensor, mask: Tensor) -> Tensor:
+        """Put the values of trained tokens, [N] in row-major order, where they belong in [B, L]."""
+        return values.new_zeros(mask.shape).masked_scatter(mask, values)
+
+    def _pieces(self, groups: Sequence[TrainingGroup]) -> list[Piece]:
+        return [self._piece(run) for run in runs_within(groups, self._config.learner.sharding.micro_batch_tokens)]
+
+    def _piece(self, groups: Sequence[TrainingGroup]) -> Piece:
+        sequences, advantages, rollout_logprobs, images = [], [], [], []
+        for position, training in enumerate(groups):
+            group = training.scored.group
+            with Image.open(self._config.data / group.prompt.record.image) as file:
+                images.append(file.convert("RGB"))
+            untrained = [False] * len(group.prompt_ids)
+            for completion, advantage in zip(group.completions, training.advantages, strict=True):
+                ids = group.prompt_ids + completion.token_ids
+                sequences.append(TokenSequence(ids, untrained + [True] * len(completion.token_ids), position))
+                advantages.append(advantage)
+                rollout_logprobs += completion.logprobs
+        pad_id = self._processor.tokenizer.pad_token_id
+        batch = collate(sequences, encode_images(self._processor, images), pad_id).to(self._trainer.device)
+        reported = torch.tensor(rollout_logprobs, device=self._trainer.device)
+        return Piece(
+            batch, torch.tensor(advantages, device=self._trainer.device), self._spread(reported, batch.trained)
+        )
+
+    def _padding(self, pieces: list[Piece], groups: Sequence[TrainingGroup]) -> Piece:
+        """A pass without a trained token, for a rank that has fewer than others."""
+        piece = pieces[-1] if pieces else self._piece(groups[:1])
+        batch = VLMBatch(**{**vars(piece.batch), "trained": torch.zeros_like(piece.batch.trained)})
+        return Piece(batch, piece.advantages, torch.zeros_like(piece.rollout_logprobs))
+
+
+def deal(groups: Sequence[TrainingGroup], ranks: int) -> list[list[TrainingGroup]]:
+    """Deal groups out to ranks so that each has about the same number of tokens; the same on every rank."""
+    shares: list[list[TrainingGroup]] = [[] for _ in range(ranks)]
+    loads = [0] * ranks
+    for group in sorted(groups, key=lambda g: (-_padded_tokens(g), g.scored.group.prompt.index)):
+        lightest = loads.index(min(loads))
+        shares[lightest].append(group)
+        loads[lightest] += _padded_tokens(group)
+    return shares
+
+
+def runs_within(groups: Sequence[TrainingGroup], token_budget: int) -> list[list[TrainingGroup]]:
+    """Cut groups into runs of like length whose padded size is at most `token_budget`; a larger group stands alone."""
+    runs: list[list[TrainingGroup]] = []
+    size = 0
+    for group in sorted(groups, key=lambda g: (-_longest(g), g.scored.group.prompt.index)):
+        rows = len(group.scored.group.completions)
+        width = _longest(runs[-1][0]) if runs else 0
+        if runs and size + rows * width <= token_budget:
+            runs[-1].append(group)
+            size += rows * width
+        else:
+            runs.append([group])
+            size = rows * _longest(group)
+    return runs
+
+
+def _longest(training: TrainingGroup) -> int:
+    group = training.scored.group
+    return len(group.prompt_ids) + max(len(completion.token_ids) for completion in group.completions)
+
+
+def _padded_tokens(training: TrainingGroup) -> int:
+    return _longest(training) * len(training.scored.group.completions)

@@ -1,0 +1,71 @@
+"""The rollout worker: one engine in one Ray actor, sampling groups.
+
+Invariant: all completions of a group come from one policy version, the newest that was loaded when its request began.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from actors.adapters import Adapter
+from actors.messages import Group, Prompt, Sampling
+from dermo_ray.config.model import ModelSettings
+from dermo_ray.config.pools import EngineSettings
+
+if TYPE_CHECKING:
+    from actors.engine import Engine
+
+
+class RolloutWorker:
+    """A Ray actor's class; its methods run side by side on the actor's event loop."""
+
+    def __init__(
+        self, model: ModelSettings, engine: EngineSettings, lora_rank: int | None, data: Path, on_gpu: bool, threads: int
+    ) -> None:
+        self._arguments = (model, engine, lora_rank)
+        self._on_gpu, self._threads = on_gpu, threads
+        self._data = data
+        self._engine: Engine | None = None
+        self._tokens = 0
+
+    async def start(self, adapter: Adapter | None = None) -> None:
+        """Start the engine and load the adapter that the others have."""
+        from actors.engine import Engine  # here, so that a driver can describe this actor without loading vLLM
+
+        self._engine = Engine.start(*self._arguments, on_gpu=self._on_gpu, threads=self._threads)
+        if adapter is not None:
+            await self._engine.load(adapter)
+
+    async def load(self, adapter: Adapter) -> str:
+        """Load a newer adapter; returns its checksum as this worker found it."""
+        return await self.engine.load(adapter)
+
+    async def sample(self, prompt: Prompt, sampling: Sampling, adapted: bool = True) -> Group:
+        """Sample the group of one prompt, by the newest policy version or, unless `adapted`, by the base model."""
+        version = self.engine.version if adapted else None
+        with Image.open(self._data / prompt.record.image) as file:
+            image = file.convert("RGB")
+        prompt_ids, completions = await self.engine.generate(prompt.record.prompt, [image], sampling, version)
+        self._tokens += sum(len(completion.token_ids) for completion in completions)
+        return Group(prompt, version or 0, prompt_ids, completions)
+
+    async def statistics(self) -> dict[str, Any]:
+        """Tokens generated so far, and the versions that are loaded."""
+        return {"tokens": self._tokens, "versions": self.engine.versions, "time": time.time()}
+
+    async def close(self) -> None:
+        """Stop the engine's processes; the actor can be killed afterwards."""
+        if self._engine is not None:
+            self._engine.close()
+
+    @property
+    def engine(self) -> Engine:
+        """The engine. Raises `RuntimeError` before `start`."""
+        if self._engine is None:
+            raise RuntimeError("the rollout worker was not started")
+        return self._engine
+

@@ -1,0 +1,209 @@
+"""One rank of a supervised fine-tuning run: its share of every batch, the update, validation and checkpoints.
+
+Invariants: the gradient is that of the mean loss over all trained tokens of the global batch, however it is dealt out;
+every rank makes the same passes and enters the same collectives; what a step does depends on the settings, the step and
+the weights alone, so a resumed run goes on as if it had never stopped.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar, cast
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from actors.deepspeed_engine import ShardedTrainer
+from actors.environment import threads
+from dermo_ray import checkpoints
+from dermo_ray.config.sft import SftConfig
+from dermo_ray.data.conversations import Conversations, batch_indices, content_hash, deal, permutation
+from dermo_ray.metrics import MetricsWriter
+from dermo_ray.models.batches import VLMBatch
+from dermo_ray.models.chat import load_processor
+from dermo_ray.models.policy import load_policy
+from dermo_ray.models.supervised import TokenScorer, encode, untrained
+from dermo_ray.run_directory import CHECKPOINTS
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What the driver hands to every rank."""
+
+    config: SftConfig
+    """With absolute paths: a worker's working directory is its own."""
+    done: int
+    """Updates that `checkpoint` has seen."""
+    steps: int
+    """Updates of the whole run."""
+    checkpoint: Path | None
+    """Where to go on from."""
+
+
+def train_rank(assignment: Assignment) -> None:
+    """Train to the end; the process group is there already and every rank of it calls this."""
+    SupervisedRank(assignment).train()
+
+
+class SupervisedRank:
+    """Policy, data and optimizer of one rank."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        self._assignment = assignment
+        self._config = config = assignment.config
+        transformers_logging.disable_progress_bar()
+        torch.set_num_threads(threads(config.pool))
+        self._processor = load_processor(config.model.path)
+        torch.manual_seed(config.seed)  # the adapter's first weights are the same on every rank
+        self._policy = load_policy(config.model, config.lora)
+        if config.lora is None and not config.train_vision:
+            cast(PreTrainedModel, self._policy).get_encoder(modality="image").requires_grad_(False)
+        self._trainer = ShardedTrainer(TokenScorer(self._policy), config.optimizer, config.sharding, config.model.dtype)
+        if assignment.checkpoint is not None:
+            self._trainer.load(assignment.checkpoint / "learner")
+        self._training = Conversations(config.data, "train")
+        self._validation = Conversations(config.data, "val") if config.validation.every else None
+
+    def train(self) -> None:
+        """Every update that is left, with validations and checkpoints between them."""
+        config, done, steps = self._config, self._assignment.done, self._assignment.steps
+        with ExitStack() as stack:
+            writer = stack.enter_context(MetricsWriter(config.run, done)) if self._trainer.rank == 0 else None
+            # one thread makes all batches, training's and validation's: a tokenizer must not be used by two at once
+            self._encoder = stack.enter_context(ThreadPoolExecutor(1))
+            began = time.perf_counter()
+            batches = prefetched(self._encoder, self._training_share, range(done, steps))
+            for step, pieces in enumerate(batches, start=done + 1):
+                metrics = self._update(step, pieces)
+                seconds = time.perf_counter() - began
+                metrics["tokens_per_second"] = metrics.pop("tokens") / seconds
+                metrics["samples_per_second"] = config.batch_size / seconds
+                metrics["epoch"] = step * config.batch_size / len(self._training)
+                if self._validation and (step % config.validation.every == 0 or step == steps):
+                    metrics |= self._validate(self._validation)
+                if writer is not None:
+                    writer.write(step, metrics)
+                if step % config.checkpoint_every == 0 or step == steps:
+                    self._save(step)
+                began = time.perf_counter()
+
+    def _update(self, step: int, pieces: list[VLMBatch]) -> dict[str, float]:
+        """Update number `step` (from 1) from this rank's share of the batch; metrics are those of the whole batch."""
+        trainer, config = self._trainer, self._config
+        trained, tokens = trainer.total(
+            [sum(float(p.trained.sum()) for p in pieces), sum(float(p.attention_mask.sum()) for p in pieces)]
+        )
+        sums = torch.zeros(2, device=trainer.device)
+
+        def loss_of(piece: VLMBatch) -> Tensor:
+            logprobs, correct = trainer.engine(piece.to(trainer.device))
+            sums.add_(torch.stack([-logprobs.detach().sum(), correct.sum()]))
+            return -logprobs.sum() / trained
+
+        # dropout differs from step to step and from rank to rank, and comes back the same after a resume
+        torch.manual_seed(int(np.random.SeedSequence((config.seed, step, trainer.rank)).generate_state(1)[0]))
+        trainer.engine.train()
+        rate = config.optimizer.rate_at(step - 1, self._assignment.steps)
+        norm = trainer.update(self._padded(pieces), loss_of, rate)
+        loss, correct = (value / trained for value in trainer.total(sums.tolist()))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise RuntimeError(f"update {step}: loss {loss} and gradient norm {norm} must be finite")
+        return {"loss": loss, "accuracy": correct, "learning_rate": rate, "grad_norm": norm, "tokens": tokens}
+
+    @torch.no_grad()
+    def _validate(self, data: Conversations) -> dict[str, float]:
+        """Mean loss of a token, and the share of tokens that are the likeliest given those before them."""
+        trainer, config = self._trainer, self._config
+        chosen = permutation(len(data), config.seed, 0)[: config.validation.records].tolist()
+        chunks = [chosen[start : start + config.batch_size] for start in range(0, len(chosen), config.batch_size)]
+        sums = torch.zeros(3, device=trainer.device)
+        trainer.engine.eval()
+        for pieces in prefetched(self._encoder, partial(self._share, data), chunks):
+            for piece in self._padded(pieces):
+                logprobs, correct = trainer.engine(piece.to(trainer.device))
+                sums += torch.stack([-logprobs.sum(), correct.sum(), piece.trained.sum()])
+        loss, correct, trained = trainer.total(sums.tolist())
+        return {"val_loss": loss / trained, "val_accuracy": correct / trained}
+
+    def _training_share(self, step: int) -> list[VLMBatch]:
+        """The rank's share of the batch of update `step` (from 0)."""
+        config = self._config
+        indices = batch_indices(len(self._training), config.batch_size, config.seed, step)
+        return self._share(self._training, indices)
+
+    def _share(self, data: Conversations, indices: Sequence[int]) -> list[VLMBatch]:
+        """The rank's share of the conversations at `indices`, in micro-batches."""
+        conversations = [data[index] for index in indices]
+        lengths = [conversation.characters for conversation in conversations]
+        own = [conversations[position] for position in deal(lengths, self._trainer.ranks)[self._trainer.rank]]
+        budget, longest = self._config.sharding.micro_batch_tokens, self._config.max_length
+        if not own:  # the last few of a validation: this rank takes part with nothing to add
+            return [untrained(batch) for batch in encode(self._processor, conversations[:1], budget, longest)]
+        return encode(self._processor, own, budget, longest)
+
+    def _padded(self, pieces: list[VLMBatch]) -> list[VLMBatch]:
+        """As many pieces as any rank has; those added train nothing."""
+        missing = self._trainer.most(len(pieces)) - len(pieces)
+        return pieces + [untrained(pieces[-1])] * missing
+
+    def _save(self, step: int) -> None:
+        """Write the checkpoint of update `step`; every rank takes part."""
+        config, trainer = self._config, self._trainer
+        unfinished = [checkpoints.begin(config.run / CHECKPOINTS, step) if trainer.rank == 0 else Path()]
+        dist.broadcast_object_list(unfinished)
+        (checkpoint,) = unfinished
+        trainer.save(checkpoint / "learner")
+        weights = self._gathered_weights()
+        if trainer.rank != 0:
+            return
+        folder = checkpoint / ("model" if config.lora is None else "adapter")
+        cast(PreTrainedModel, self._policy).save_pretrained(folder, state_dict=weights)
+        if config.lora is None:
+            self._processor.save_pretrained(folder)
+        epoch = step * config.batch_size / len(self._training)
+        state = {"step": step, "version": step, "epoch": epoch, "data": content_hash(config.data)}
+        checkpoints.commit(checkpoint, state)
+        checkpoints.retain(config.run / CHECKPOINTS, config.keep_checkpoints)
+
+    def _gathered_weights(self) -> dict[str, Tensor]:
+        """What `save_pretrained` is to write, in the memory of rank 0; one weight at a time is whole on a device."""
+        only_adapter = isinstance(self._policy, PeftModel)
+        copies: dict[int, Tensor] = {}  # a tied weight has several names and one copy, or it would be saved twice
+        weights = {}
+        for name, weight in self._policy.state_dict(keep_vars=True).items():
+            if only_adapter and not weight.requires_grad:
+                continue
+            if id(weight) not in copies:
+                with self._trainer.whole([weight]):
+                    if self._trainer.rank == 0:
+                        copies[id(weight)] = weight.detach().to("cpu", copy=True)
+            if self._trainer.rank == 0:
+                weights[name] = copies[id(weight)]
+        return weights
+
+
+def prefetched(
+    executor: ThreadPoolExecutor, function: Callable[[ItemT], ResultT], items: Iterable[ItemT]
+) -> Iterator[ResultT]:
+    """`map` that computes the next result while the last one is in use."""
+    pending: Future[ResultT] | None = None
+    for item in items:
+        upcoming = executor.submit(function, item)
+        if pending is not None:
+            yield pending.result()
+        pending = upcoming
+    if pending is not None:
+        yield pending.result()

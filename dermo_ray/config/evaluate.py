@@ -1,0 +1,31 @@
+"""Settings of `jobs.evaluate`."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from dermo_ray.config.base import Settings
+from dermo_ray.config.mavic import RolloutSettings
+from dermo_ray.config.reward import RewardConfig
+from dermo_ray.records import Split
+
+
+class EvaluateConfig(Settings):
+    """Settings of the job."""
+
+    run: Path
+    """Run directory of jobs.mavic; its checkpoint is compared with the policy it started from."""
+    checkpoint: str = "latest"
+    """Folder below `checkpoints/`: `latest`, or one such as `step_000040`."""
+    data: Path
+    """Prepared folder, as jobs.prepare writes it."""
+    split: Split = "test"
+    """Split to measure on."""
+    prompts: int | None = Field(default=None, ge=1)
+    """Measure on the first so many prompts of a fixed shuffle; null takes them all."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of that shuffle, of sampling and of the bootstrap."""
+    reward: RewardConfig = RewardConfig()
+    """The reward to measure."""
+    rollout: RolloutSettings = RolloutSettings(group_size=4)
+    """The engines; `group_size` completions are sampled for each prompt, beside a greedy one."""

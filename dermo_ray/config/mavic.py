@@ -1,0 +1,122 @@
+"""Settings of the MAVIC run."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from dermo_ray.config.base import Settings
+from dermo_ray.config.model import LoraSettings, ModelSettings
+from dermo_ray.config.pools import EngineSettings, PoolSettings
+from dermo_ray.config.reward import RewardConfig
+from dermo_ray.config.training import OptimizerSettings, ShardingSettings
+
+
+class RolloutSettings(PoolSettings):
+    """The rollout pool and how it samples."""
+
+    group_size: int = Field(default=8, ge=2)
+    """Completions sampled for one prompt; their advantages are relative to each other."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Sampling temperature; log-probabilities everywhere are those at this temperature."""
+    max_tokens: int = Field(default=512, ge=1)
+    """Longest completion."""
+    max_concurrent: int = Field(default=64, ge=1)
+    """Groups under way at once, over all workers."""
+    timeout: float = Field(default=600, gt=0)
+    """Seconds within which a worker must answer a group."""
+    engine: EngineSettings = EngineSettings()
+    """The engine of each worker."""
+
+
+class RewardPoolSettings(PoolSettings):
+    """The reward pool."""
+
+    timeout: float = Field(default=120, gt=0)
+    """Seconds within which a worker must score a group."""
+
+
+class LearnerSettings(PoolSettings):
+    """The learner pool: one DeepSpeed rank a worker."""
+
+    optimizer: OptimizerSettings = OptimizerSettings(learning_rate=1e-5)
+    """The optimizer and its schedule."""
+    sharding: ShardingSettings = ShardingSettings()
+    """How the model is spread over the ranks."""
+    timeout: float = Field(default=1800, gt=0)
+    """Seconds within which an update, and every collective in it, must end."""
+
+
+class AlgorithmSettings(Settings):
+    """The policy-gradient objective; docs/mavic.md gives the formulas."""
+
+    estimator: Literal["grpo", "dr_grpo", "rloo", "reinforce_pp"] = "grpo"
+    """How rewards become advantages."""
+    clip_low: float = Field(default=0.2, gt=0, lt=1)
+    """How far below 1 the ratio may fall before its gradient stops."""
+    clip_high: float = Field(default=0.2, gt=0)
+    """How far above 1 the ratio may rise before its gradient stops."""
+    ratio: Literal["token", "sequence"] = "token"
+    """Ratio of each token, or of the whole sequence (GSPO)."""
+    aggregation: Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum_norm"] = "token_mean"
+    """How token losses become one number."""
+    correction: Literal["tis", "icepop", "seq_mask_tis"] | None = "tis"
+    """Importance weight between the engine's log-probabilities and the learner's."""
+    correction_low: float | None = Field(default=None, ge=0)
+    """Lower bound of the weight."""
+    correction_high: float | None = Field(default=2.0, gt=0)
+    """Upper bound of the weight."""
+    kl_coefficient: float = Field(default=0.0, ge=0)
+    """Weight of the divergence from the policy without its adapter; 0 leaves the extra forward pass out."""
+    kl_kind: Literal["k1", "k2", "k3"] = "k3"
+    """Estimator of that divergence."""
+    max_logprob_gap: float = Field(default=0.5, gt=0)
+    """Stop where engine and learner disagree by more than this on average about completions of the learner's own
+    version, in nats: then the engine does not serve the weights it says."""
+
+    @model_validator(mode="after")
+    def _correction_is_bounded(self) -> "AlgorithmSettings":
+        if self.correction is not None and self.correction_high is None:
+            raise ValueError("correction needs correction_high")
+        return self
+
+
+class MavicConfig(Settings):
+    """Settings of `jobs.mavic`."""
+
+    run: Path
+    """Run directory; a run that was cut off goes on from its latest checkpoint."""
+    data: Path
+    """Prepared folder, as jobs.prepare writes it."""
+    model: ModelSettings
+    """The policy to start from, usually the result of supervised fine-tuning."""
+    lora: LoraSettings = LoraSettings()
+    """The adapter that is trained; the engines load it by policy version."""
+    steps: int = Field(default=100, ge=1)
+    """Learner updates."""
+    batch_groups: int = Field(default=64, ge=1)
+    """Groups in one update."""
+    max_staleness: int = Field(default=0, ge=0)
+    """How many updates old a completion may be when it is trained on; 0 is on-policy."""
+    checkpoint_every: int = Field(default=20, ge=1)
+    """Updates between checkpoints; the last update always makes one."""
+    keep_checkpoints: int = Field(default=3, ge=1)
+    """How many checkpoints stay."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the order of prompts, of the adapter's first weights and of sampling."""
+    reward: RewardConfig = RewardConfig()
+    """The MAVIC reward."""
+    algorithm: AlgorithmSettings = AlgorithmSettings()
+    """The objective."""
+    rollout: RolloutSettings = RolloutSettings()
+    """The rollout pool."""
+    rewards: RewardPoolSettings = RewardPoolSettings()
+    """The reward pool."""
+    learner: LearnerSettings = LearnerSettings()
+    """The learner pool."""
+
+    @model_validator(mode="after")
+    def _room_for_versions(self) -> "MavicConfig":
+        if self.rollout.max_tokens >= self.rollout.engine.max_model_len:
+            raise ValueError("rollout.max_tokens must leave room for the prompt within rollout.engine.max_model_len")
+        return self

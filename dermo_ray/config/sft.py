@@ -1,0 +1,66 @@
+"""Settings of `jobs.sft`."""
+
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from dermo_ray.config.base import Settings
+from dermo_ray.config.model import LoraSettings, ModelSettings
+from dermo_ray.config.pools import PoolSettings
+from dermo_ray.config.training import OptimizerSettings, ShardingSettings
+
+
+class ValidationSettings(Settings):
+    """How the run is measured on the validation split."""
+
+    every: int = Field(default=50, ge=0)
+    """Updates between validations, and one after the last update; 0 leaves them out."""
+    records: int = Field(default=256, ge=1)
+    """How many conversations of the validation split, always the same ones, chosen by the seed."""
+
+
+class SftConfig(Settings):
+    """Settings of the job: supervised fine-tuning on the assistant's tokens of prepared conversations."""
+
+    run: Path
+    """Run directory, on a file system that all nodes share."""
+    data: Path
+    """Prepared folder, as jobs.prepare writes it, on a file system that all nodes share."""
+    model: ModelSettings
+    """The policy to start from."""
+    lora: LoraSettings | None = None
+    """Train an adapter with these settings; null trains the model itself."""
+    train_vision: bool = True
+    """Full fine-tuning trains the vision tower too; an adapter never does."""
+    optimizer: OptimizerSettings = OptimizerSettings()
+    """The optimizer and its schedule."""
+    sharding: ShardingSettings = ShardingSettings()
+    """How the model is spread over the ranks."""
+    pool: PoolSettings = PoolSettings()
+    """The ranks: one DeepSpeed rank a worker."""
+    epochs: float = Field(default=1.0, gt=0)
+    """Passes over the training split, rounded up to whole updates."""
+    steps: int | None = Field(default=None, ge=1)
+    """Updates; where it is set, `epochs` does not count."""
+    batch_size: int = Field(default=32, ge=1)
+    """Conversations in one update, over all ranks."""
+    max_length: int = Field(default=4096, ge=16)
+    """Longest conversation in tokens, image tokens included; a longer one stops the run and is named."""
+    checkpoint_every: int = Field(default=100, ge=1)
+    """Updates between checkpoints; the last update always makes one."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """How many checkpoints stay."""
+    validation: ValidationSettings = ValidationSettings()
+    """How the run is measured on the validation split."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the order of conversations, of the adapter's first weights and of dropout."""
+    resume: bool = True
+    """Go on from the latest checkpoint in `run`; false refuses a run directory that has one."""
+
+    @model_validator(mode="after")
+    def _every_rank_has_a_share(self) -> "SftConfig":
+        if self.batch_size < self.pool.workers:
+            raise ValueError(
+                f"batch_size={self.batch_size} leaves some of pool.workers={self.pool.workers} without a conversation"
+            )
+        return self

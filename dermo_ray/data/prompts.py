@@ -1,0 +1,46 @@
+"""The prompts of a run, in one fixed order.
+
+Invariant: prompt `index` of a run is a function of the data, the seed and `index` alone; every epoch shows every prompt
+once, and an index belongs to one epoch.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from dermo_ray.errors import UserError
+from dermo_ray.records import GroundTruth, RLPrompt, Split
+
+
+def read_prompts(prepared: Path, split: Split) -> list[RLPrompt]:
+    """The RL prompts of a split, in the order of their ids. Raises `UserError` where there are none."""
+    folder = prepared / "rl" / split
+    files = sorted(folder.glob("*.parquet"))
+    if not files:
+        raise UserError(f"{folder} holds no prompts: run jobs.prepare with out={prepared} first")
+    rows = pq.read_table(files, columns=["id", "image", "source", "group", "prompt", "ground_truth"]).to_pylist()
+    if not rows:
+        raise UserError(f"{folder} holds no prompts: the split is empty")
+    return [
+        RLPrompt(ground_truth=GroundTruth.model_validate_json(row.pop("ground_truth")), **row)
+        for row in sorted(rows, key=lambda row: row["id"])
+    ]
+
+
+class PromptOrder:
+    """Which prompt stands at which index; epochs are shuffled apart from each other."""
+
+    def __init__(self, prompts: list[RLPrompt], seed: int) -> None:
+        self.prompts = prompts
+        self.seed = seed
+        self._permutation = lru_cache(maxsize=2)(self._shuffled)
+
+    def __getitem__(self, index: int) -> RLPrompt:
+        epoch, place = divmod(index, len(self.prompts))
+        return self.prompts[self._permutation(epoch)[place]]
+
+    def _shuffled(self, epoch: int) -> npt.NDArray[np.int64]:
+        return np.random.default_rng((self.seed, epoch)).permutation(len(self.prompts))

@@ -1,0 +1,59 @@
+"""Writes a run's metrics: to `metrics.jsonl`, a flat object a line, and to TensorBoard.
+
+Invariant: after a resume the file holds no line of a step that the resumed run has yet to do.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+from torch.utils.tensorboard import SummaryWriter
+
+METRICS = "metrics.jsonl"
+TENSORBOARD = "tensorboard"
+
+
+class MetricsWriter:
+    """Appends to the metrics of the run directory `run`, after `resumed_step` updates (0 for a new run)."""
+
+    def __init__(self, run: Path, resumed_step: int = 0) -> None:
+        run.mkdir(parents=True, exist_ok=True)
+        path = run / METRICS
+        if path.exists():
+            _drop_after(path, resumed_step)
+        self._file = path.open("a", encoding="utf-8")
+        self._tensorboard = SummaryWriter(str(run / TENSORBOARD), purge_step=resumed_step + 1)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Record `values` after update `step` (from 1), readable at once; what is not finite is written as null."""
+        finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
+        self._file.write(json.dumps({"step": step, "time": time.time(), **finite}) + "\n")
+        self._file.flush()
+        for key, value in values.items():
+            self._tensorboard.add_scalar(key, value, step)
+
+    def close(self) -> None:
+        """Flush and close both."""
+        self._file.close()
+        self._tensorboard.close()
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _drop_after(path: Path, step: int) -> None:
+    """Remove the lines of later steps, and a last line that was cut off."""
+    with path.open(encoding="utf-8") as lines:
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    aside = path.with_name(f".{path.name}.partial")
+    aside.write_text("".join(kept), encoding="utf-8")
+    os.replace(aside, path)

@@ -1,0 +1,61 @@
+"""A run directory belongs to one run.
+
+Invariants: one live process at a time holds it; once it has a checkpoint, its settings are those of the run that made
+it, but for the few that a resumed run may change.
+"""
+
+import fcntl
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dermo_ray import checkpoints
+from dermo_ray.config.base import Settings, dump, load
+from dermo_ray.errors import UserError
+
+CONFIG = "config.yaml"
+CHECKPOINTS = "checkpoints"
+
+
+@contextmanager
+def claimed(run: Path, config: Settings, changeable: Collection[str]) -> Iterator[Path | None]:
+    """Hold `run` for the body of a `with` and write its `config.yaml`; yields the checkpoint to go on from, or None.
+
+    `changeable` names the settings of the first level that may differ from those the run began with. Raises `UserError`
+    where another live process holds `run`, or where it has a checkpoint of a run with other settings or a damaged one.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it when the process ends, however
+        except BlockingIOError as error:
+            raise UserError(
+                f"two runs in one run directory: another live run holds {run}; choose another run"
+            ) from error
+        checkpoint = checkpoints.latest(run / CHECKPOINTS)
+        if checkpoint is not None:
+            _check_same(run, config, changeable)
+        dump(config, run / CONFIG)
+        yield checkpoint
+
+
+def _check_same(run: Path, config: Settings, changeable: Collection[str]) -> None:
+    before = load(type(config), run / CONFIG).model_dump(mode="json", exclude=set(changeable))
+    now = config.model_dump(mode="json", exclude=set(changeable))
+    if (difference := _first_difference(before, now)) is not None:
+        name, old, new = difference
+        raise UserError(
+            f"two runs in one run directory: {run} has checkpoints of a run with {name}={old}, not {new}; "
+            "choose another run, or remove it"
+        )
+
+
+def _first_difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> tuple[str, Any, Any] | None:
+    for key, value in new.items():
+        if isinstance(value, dict) and isinstance(old[key], dict):
+            if (below := _first_difference(old[key], value, f"{prefix}{key}.")) is not None:
+                return below
+        elif old[key] != value:
+            return f"{prefix}{key}", old[key], value
+    return None

@@ -1,0 +1,131 @@
+"""Serves a checkpoint of a training run over HTTP, as OpenAI's clients expect it: `run=runs/demo/mavic`.
+
+Prints the address once the service answers, and runs until it is interrupted or told to end; requests under way are
+then finished first. Images go in as data URIs. Every answer says in `system_fingerprint` which policy version wrote it.
+"""
+
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx
+import ray
+from ray import serve
+from ray.serve.config import HTTPOptions, ProxyLocation
+from ray.serve.schema import ApplicationStatus, LoggingConfig
+
+from dermo_ray.config.pools import PoolSettings
+from dermo_ray.config.serve import ServeConfig
+from dermo_ray.errors import UserError
+from jobs.cluster import ray_session
+from jobs.command import main
+from serve.app import application
+from serve.checkpoints import resolve
+
+CONFIG = ServeConfig
+
+_LOGGING = LoggingConfig(log_level="WARNING")
+_APPLICATION = "dermo-ray"
+_FAREWELL = 30.0
+"""Seconds for the replicas' processes to end after their last request."""
+
+
+def run(config: ServeConfig) -> None:
+    """Serve until SIGINT or SIGTERM, then drain."""
+    with serving(config) as url:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # after Ray, which sets a handler of its own
+        print(f"serving {config.name} at {url}/v1", flush=True)
+        with suppress(KeyboardInterrupt):
+            signal.pause()
+        print("finishing the requests under way", flush=True)
+
+
+@contextmanager
+def serving(config: ServeConfig) -> Iterator[str]:
+    """A service for the body of a `with`: gives its base URL once it answers, drains and removes it afterwards.
+
+    Raises `UserError` for a checkpoint or model that can't be served, a port in use, or a cluster that is too small or
+    already serves something; `RuntimeError` where the service does not answer within `engine.start_timeout`.
+    """
+    checkpoint = resolve(config.run, config.checkpoint)
+    check_port(config.host, config.port)
+    _check_processor(checkpoint.model.path)
+    with ray_session():
+        _check_room(config.pool)
+        if serve.status().proxies:
+            raise UserError("this Ray cluster already runs Ray Serve: stop it with `serve shutdown`, or use another")
+        serve.start(ProxyLocation.HeadOnly, HTTPOptions(host=config.host, port=config.port), logging_config=_LOGGING)
+        try:
+            target = serve.RunTarget(application(config, checkpoint), _APPLICATION, logging_config=_LOGGING)
+            serve.run_many([target], wait_for_applications_running=False)
+            url = f"http://{config.host}:{config.port}"
+            _wait_until_healthy(url, config.engine.start_timeout)
+            yield url
+        finally:
+            _drain(config.drain_timeout)
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise `UserError` unless a server could listen on `host` and `port` now."""
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        raise UserError(
+            f"can't listen on {host}, port {port} ({_reason(error)}): stop what uses it, or choose another with port="
+        ) from error
+
+
+def _reason(error: OSError) -> str:
+    """Python's own text repeats the address."""
+    return str(error.strerror).partition(" (")[0]
+
+
+def _check_processor(model: Path) -> None:
+    """Raise `UserError` where the model folder lacks its processor, rather than let every replica fail."""
+    from dermo_ray.models.chat import load_processor  # takes seconds; a port in use should show before
+
+    load_processor(model)
+
+
+def _check_room(pool: PoolSettings) -> None:
+    """Raise `UserError` where the whole cluster has less than the replicas ask for."""
+    has = ray.cluster_resources()
+    for kind, per_worker in (("CPU", pool.cpus_per_worker), ("GPU", pool.gpus_per_worker)):
+        asked, there = pool.workers * per_worker, has.get(kind, 0)
+        if asked > there:
+            raise UserError(
+                f"the replicas ask for {asked:g} {kind}s and the cluster has {there:g}: lower pool or add nodes"
+            )
+
+
+def _wait_until_healthy(url: str, timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    while True:
+        deployed = serve.status().applications[_APPLICATION]
+        if deployed.status == ApplicationStatus.DEPLOY_FAILED:
+            raise RuntimeError(f"the replicas failed to start: {deployed.message}")
+        if deployed.status == ApplicationStatus.RUNNING:
+            with suppress(httpx.TransportError):  # the proxy hears of the replicas a little later
+                if httpx.get(f"{url}/healthz", timeout=5).is_success:
+                    return
+        if time.monotonic() > deadline:
+            raise RuntimeError(
+                f"the service was not ready within {timeout:g} s (engine.start_timeout): {deployed.message}"
+            )
+        time.sleep(0.2)
+
+
+def _drain(timeout: float) -> None:
+    """Stop Ray Serve once no request is under way; after `timeout` seconds Ray Serve ends the replicas in any case."""
+    serve.delete(_APPLICATION, _blocking=False)  # the blocking kind gives up after a minute
+    deadline = time.monotonic() + timeout + _FAREWELL
+    while _APPLICATION in serve.status().applications and time.monotonic() < deadline:
+        time.sleep(0.2)
+    serve.shutdown()  # takes the proxy down at once, requests or not
+
+
+if __name__ == "__main__":
+    main(CONFIG, run, __doc__)

@@ -1,0 +1,64 @@
+"""Which weights a run directory offers for serving.
+
+Invariant: a `Checkpoint` was checked against its manifest, and its base model is there.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dermo_ray.checkpoints import read_state, verify
+from dermo_ray.config.model import ModelSettings
+from dermo_ray.errors import UserError
+from dermo_ray.run_directory import CHECKPOINTS, CONFIG
+
+ADAPTER = "adapter"
+FULL_WEIGHTS = "model"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights to serve: a base model and, unless it was trained as a whole, an adapter on it."""
+
+    label: str
+    """The folder's name, such as `step_000040`."""
+    version: int
+    """Learner updates that the weights have seen."""
+    model: ModelSettings
+    adapter: Path | None
+    lora_rank: int | None
+
+
+def resolve(run: Path, name: str = "latest") -> Checkpoint:
+    """The checkpoint called `name` (`latest`, `step_000040`) of the run directory `run`.
+
+    Raises `UserError` where the run, the checkpoint, its weights or the base model are missing or damaged.
+    """
+    settings = _run_settings(run)
+    folder = run / CHECKPOINTS / name
+    if not folder.is_dir():
+        there = sorted(path.name for path in (run / CHECKPOINTS).glob("step_*"))
+        raise UserError(f"{run} has no checkpoint {name!r}; it has {', '.join(there) or 'none yet'}")
+    folder = folder.resolve()  # `latest` may move on while this one is being served
+    verify(folder)
+    model = ModelSettings.model_validate(settings["model"])
+    adapter = rank = None
+    if (folder / FULL_WEIGHTS).is_dir():
+        model = model.model_copy(update={"path": folder / FULL_WEIGHTS})
+    elif (folder / ADAPTER).is_dir():
+        adapter, rank = folder / ADAPTER, settings["lora"]["rank"]
+    else:
+        raise UserError(f"{folder} has nothing to serve: neither {ADAPTER}/ nor {FULL_WEIGHTS}/ is there")
+    if not (model.path / "config.json").is_file():
+        raise UserError(f"the base model of {run} is not at {model.path}: put it back, or correct {run / CONFIG}")
+    return Checkpoint(folder.name, read_state(folder)["version"], model, adapter, rank)
+
+
+def _run_settings(run: Path) -> dict[str, Any]:
+    path = run / CONFIG
+    if not path.is_file():
+        raise UserError(f"{run} is no run directory: {CONFIG} is missing")
+    settings: dict[str, Any] = yaml.safe_load(path.read_text())
+    return settings

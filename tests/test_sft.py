@@ -1,0 +1,196 @@
+"""Supervised fine-tuning end to end: two ranks on phantoms, adapters and all weights, resume and ZeRO stages."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText
+
+from dermo_ray import checkpoints
+from dermo_ray.config.pools import PoolSettings
+from dermo_ray.config.prepare import PrepareConfig
+from dermo_ray.config.sft import SftConfig
+from dermo_ray.data.conversations import Conversations, batch_indices
+from dermo_ray.errors import UserError
+from dermo_ray.metrics import METRICS
+from dermo_ray.models.chat import load_processor
+from dermo_ray.models.supervised import TokenScorer, encode, untrained
+from dermo_ray.report.metrics import read_metrics
+from jobs import prepare, sft
+from jobs.resources import require
+
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def data(ray_cluster, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("sft-data") / "data"
+    prepare.run(
+        PrepareConfig(
+            source="phantoms",
+            count=80,
+            out=out,
+            prompts="brief",
+            formats=["morph_reasoning"],
+            phantom={"size": 64},
+            split={"val": 0.15, "test": 0},
+        )
+    )
+    return out
+
+
+@pytest.fixture(scope="module")
+def settings(data, tiny_model, tmp_path_factory):
+    """Makes the settings of a run of four updates on two ranks."""
+
+    def make(name: str, **values) -> SftConfig:
+        common = {
+            "run": tmp_path_factory.mktemp("runs") / name,
+            "data": data,
+            "model": {"path": tiny_model},
+            "optimizer": {"learning_rate": 1e-3},
+            "sharding": {"micro_batch_tokens": 400},
+            "pool": {"workers": 2},
+            "steps": STEPS,
+            "batch_size": 11,
+            "validation": {"every": 0},
+            "checkpoint_every": 2,
+        }
+        return SftConfig.model_validate(common | values)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def straight(settings) -> SftConfig:
+    """A finished run that was never stopped."""
+    config = settings("straight", validation={"every": 2, "records": 5})
+    sft.run(config)
+    return config
+
+
+def weights(config: SftConfig, step: int = STEPS) -> dict[str, torch.Tensor]:
+    checkpoint = config.run / "checkpoints" / checkpoints.step_name(step)
+    return load_file(next(checkpoint.glob("*/*model.safetensors")))
+
+
+def largest_difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+    assert first.keys() == second.keys()
+    return max(float((first[name] - second[name]).abs().max()) for name in first)
+
+
+def test_the_loss_falls_and_the_metrics_are_complete(straight):
+    series = read_metrics(straight.run / METRICS)
+    assert series["loss"].steps.tolist() == [1, 2, 3, 4]
+    assert series["loss"].values[-1] < series["loss"].values[0] - 0.3
+    assert series["val_loss"].steps.tolist() == [2, 4]
+    assert series["val_loss"].values[1] < series["val_loss"].values[0]
+    assert {"learning_rate", "grad_norm", "tokens_per_second", "samples_per_second", "epoch"} <= series.keys()
+    assert list((straight.run / "tensorboard").iterdir())
+
+
+def test_the_checkpoint_is_a_model_that_transformers_loads(straight, tiny_model):
+    checkpoint = checkpoints.latest(straight.run / "checkpoints")
+    state = checkpoints.read_state(checkpoint)
+    assert state["step"] == state["version"] == STEPS
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint / "model")
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+    start = AutoModelForImageTextToText.from_pretrained(tiny_model)
+    changed = {name for name, weight in start.state_dict().items() if not weight.equal(model.state_dict()[name])}
+    assert any("language_model" in name for name in changed)
+    assert any("visual" in name for name in changed)
+    assert load_processor(checkpoint / "model").tokenizer.eos_token_id == model.generation_config.eos_token_id[0]
+
+
+def test_the_reported_losses_are_those_of_one_process(straight, data, tiny_model):
+    conversations = Conversations(data, "train")
+    processor = load_processor(tiny_model)
+    model = TokenScorer(AutoModelForImageTextToText.from_pretrained(tiny_model))
+    first = [conversations[index] for index in batch_indices(len(conversations), straight.batch_size, 0, 0)]
+    (batch,) = encode(processor, first, token_budget=10**6, max_length=4096)
+    with torch.no_grad():
+        logprobs, _ = model(batch)
+    reported = read_metrics(straight.run / METRICS)["loss"].values[0]
+    assert reported == pytest.approx(-float(logprobs.mean()), rel=1e-5)
+
+
+def test_a_resumed_run_ends_with_the_weights_of_one_never_stopped(straight, settings):
+    config = settings("resumed")
+    shutil.copytree(straight.run, config.run, symlinks=True)
+    shutil.rmtree(config.run / "checkpoints" / checkpoints.step_name(4))
+    (config.run / "checkpoints" / "latest").unlink()
+    (config.run / "checkpoints" / "latest").symlink_to(checkpoints.step_name(2))
+    sft.run(config)
+    assert largest_difference(weights(straight), weights(config)) < 1e-6
+    steps = [json.loads(line)["step"] for line in (config.run / METRICS).read_text().splitlines()]
+    assert steps == [1, 2, 3, 4]
+
+
+def test_a_finished_run_has_nothing_left_to_do_and_another_may_not_take_its_place(straight, capsys):
+    sft.run(straight)
+    assert "4 updates done" in capsys.readouterr().out
+    with pytest.raises(UserError, match="has a run of 4 updates"):
+        sft.run(straight.model_copy(update={"resume": False}))
+    with pytest.raises(UserError, match=r"two runs in one run directory.*seed=0, not 1"):
+        sft.run(straight.model_copy(update={"seed": 1}))
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_sharded_ranks_end_with_the_weights_of_replicated_ones(stage, straight, settings):
+    config = settings(f"zero{stage}", sharding={"zero_stage": stage, "micro_batch_tokens": 400}, steps=2)
+    sft.run(config)
+    assert largest_difference(weights(straight, step=2), weights(config, step=2)) < 1e-5
+
+
+def test_an_adapter_is_trained_alone_and_opens_in_peft(settings, tiny_model):
+    config = settings("adapter", lora={"rank": 8, "alpha": 16, "dropout": 0.1}, optimizer={"learning_rate": 1e-2})
+    sft.run(config)
+    losses = read_metrics(config.run / METRICS)["loss"].values
+    assert losses[-1] < losses[0] - 0.1
+    base = AutoModelForImageTextToText.from_pretrained(tiny_model)
+    checkpoint = checkpoints.latest(config.run / "checkpoints")
+    model = PeftModel.from_pretrained(base, checkpoint / "adapter")
+    trained = {name: weight for name, weight in model.named_parameters() if "lora_B" in name}
+    assert len(trained) == len([name for name in weights(config) if "lora_B" in name])
+    assert all(weight.abs().max() > 0 for weight in trained.values())
+    assert not any("visual" in name for name in trained)
+
+
+def test_a_conversation_that_is_too_long_is_named_on_one_line(settings):
+    config = settings("long", max_length=20)
+    with pytest.raises(UserError, match=r"^conversation morph_reasoning_\S+ has \d+ tokens and max_length is 20: .*$"):
+        sft.run(config)
+
+
+def test_more_resources_than_the_cluster_has_are_refused_with_both_numbers(settings):
+    with pytest.raises(UserError, match=r"6 CPUs are asked for \(pool 6\) and the cluster has 2"):
+        sft.run(settings("large", pool={"workers": 3, "cpus_per_worker": 2}))
+    pools = {"rollout": PoolSettings(workers=2), "learner": PoolSettings(gpus_per_worker=0.5)}
+    with pytest.raises(UserError, match=r"3 CPUs are asked for \(rollout 2, learner 1\) and the cluster has 2"):
+        require(pools)
+    with pytest.raises(UserError, match=r"0\.5 GPUs are asked for \(learner 0\.5\) and the cluster has 0"):
+        require({"learner": PoolSettings(gpus_per_worker=0.5)})
+
+
+def test_without_prepared_data_nothing_starts(settings, tmp_path):
+    with pytest.raises(UserError, match="no prepared folder"):
+        sft.run(settings("nothing", data=tmp_path))
+
+
+def test_only_the_assistant_and_its_end_of_turn_are_trained_on(data, tiny_model):
+    conversations = Conversations(data, "train")
+    processor = load_processor(tiny_model)
+    batches = encode(processor, [conversations[index] for index in range(7)], token_budget=300, max_length=512)
+    assert len(batches) > 1
+    assert all(batch.input_ids.numel() <= 300 for batch in batches)
+    said = []
+    for batch in batches:
+        for ids, trained in zip(batch.input_ids, batch.trained, strict=True):
+            assert ids[trained][-1] == processor.tokenizer.eos_token_id
+            said.append(processor.tokenizer.decode(ids[trained][:-1]))
+    assert sorted(said) == sorted(conversations[index].turns[1]["value"] for index in range(7))
+    assert not untrained(batches[0]).trained.any()
