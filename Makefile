@@ -1,6 +1,6 @@
 # Set-up happens once: .venv is made again only when the pinned requirements change.
-# VARIANT=gpu takes vLLM's GPU build in place of the CPU one; every other pin is the same.
-VARIANT ?= cpu
+# VARIANT=gpu takes vLLM's GPU build in place of the CPU one, and stays taken until VARIANT=cpu is asked for.
+VARIANT ?= $(if $(wildcard .venv/.ready-gpu),gpu,cpu)
 UV_VERSION := 0.13.9
 PYTHON := .venv/bin/python
 UV := .venv/bin/uv
@@ -14,7 +14,8 @@ $(READY): requirements/$(VARIANT).txt
 	test -x $(UV) || (python3 -m venv .venv && .venv/bin/pip install --quiet uv==$(UV_VERSION))
 	$(UV) pip sync --quiet --python $(PYTHON) requirements/$(VARIANT).txt
 	$(UV) pip install --quiet --python $(PYTHON) --no-deps uv==$(UV_VERSION)
-	touch $@
+	$(UV) pip install --quiet --python $(PYTHON) --no-deps --no-build-isolation --editable .
+	rm -f .venv/.ready-* && touch $@
 
 demo: setup
 	$(PYTHON) -m jobs.demo configs/demo/demo.yaml $(if $(SOURCE),source=$(SOURCE)) $(if $(ROOT),root=$(ROOT)) $(ARGS)

@@ -6,11 +6,11 @@ engines answer with a version only after all of them proved that they loaded the
 """
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
 
@@ -157,11 +157,20 @@ class RunController:
         self._report(self._progress.version, metrics)
 
     async def _batch(self) -> list[ScoredGroup]:
-        """The groups of the next update: those admitted first among the ones that are ready."""
+        """The groups of the next update: those admitted first, however long the last of them takes.
+
+        The gate bounds staleness in this order alone: a straggler that younger groups overtake is trained on too late.
+        """
         size = self._config.batch_groups
-        async with self._change:
-            await self._change.wait_for(lambda: len(self._ready) >= size)
+
+        def complete() -> bool:
             self._ready.sort(key=lambda scored: scored.group.prompt.index)
+            if len(self._ready) < size:
+                return False
+            return self._ready[size - 1].group.prompt.index < min(self._running, default=math.inf)
+
+        async with self._change:
+            await self._change.wait_for(complete)
             batch, self._ready = self._ready[:size], self._ready[size:]
         return batch
 
@@ -191,10 +200,10 @@ class RunController:
         progress = self._progress
         untrained = [scored.group.prompt.index for scored in self._ready]
         progress.pending = sorted([*self._running, *untrained, *self._again])
+        state = {"step": progress.version, **asdict(progress)}  # now: more groups are admitted while files are written
         folder = self._config.run / CHECKPOINTS
         partial = checkpoints.begin(folder, progress.version)
         await self._learner.save(partial)
-        state = {"step": progress.version, **asdict(progress)}
         await asyncio.to_thread(checkpoints.commit, partial, state)
         checkpoints.retain(folder, self._config.keep_checkpoints)
 

@@ -61,16 +61,17 @@ def run(config: DemoConfig) -> Summary:
         PrepareConfig,
         config,
         "prepare" if config.source == "phantoms" else f"prepare-{config.source}",
-        {"out": data, "seed": config.seed} | ({"root": config.root} if config.root else {}),
+        {"out": data, "seed": config.seed} | ({"sources.0.root": config.root} if config.root else {}),
     )
     tuning = _stage(
         SftConfig, config, "sft", {"run": sft_run, "data": data, "model.path": base, "seed": config.seed}
     )
     tuned = sft_run / "checkpoints/latest/model"
+    prompts = {"data": data, "sources": [config.source]}
     training = _stage(
-        MavicConfig, config, "mavic", {"run": mavic_run, "data": data, "model.path": tuned, "seed": config.seed}
+        MavicConfig, config, "mavic", {"run": mavic_run, "model.path": tuned, "seed": config.seed} | prompts
     )
-    measuring = _stage(EvaluateConfig, config, "evaluate", {"run": mavic_run, "data": data})
+    measuring = _stage(EvaluateConfig, config, "evaluate", {"run": mavic_run, "seed": config.seed} | prompts)
     offering = _stage(ServeConfig, config, "serve", {"run": mavic_run})
     check_port(offering.host, offering.port)  # before the work, not after it
 
@@ -160,7 +161,7 @@ def _build_base(folder: Path, settings: BaseModelSettings) -> None:
 
 def _ask(config: ServeConfig, measured: EvaluateConfig) -> str:
     """Serve the trained policy, and let OpenAI's client ask it about a held-out image."""
-    prompt = PromptOrder(read_prompts(measured.data, measured.split), measured.seed)[0]
+    prompt = PromptOrder(read_prompts(measured.data, measured.split, measured.sources), measured.seed)[0]
     image = measured.data / prompt.image
     uri = f"data:image/{image.suffix[1:]};base64,{base64.b64encode(image.read_bytes()).decode()}"
     text = prompt.prompt.removeprefix("<image>\n")

@@ -46,7 +46,7 @@ def run(config: EvaluateConfig) -> Evaluation:
     checkpoint = resolve(config.run, config.checkpoint)
     if checkpoint.adapter is None:
         raise UserError(f"{config.run} has no adapter to compare with its base model: give a run of jobs.mavic")
-    order = PromptOrder(read_prompts(config.data, config.split), config.seed)
+    order = PromptOrder(read_prompts(config.data, config.split, config.sources), config.seed)
     count = min(config.prompts or len(order.prompts), len(order.prompts))
     prompts = [Prompt(index, order[index]) for index in range(count)]
     with ray_session():

@@ -35,7 +35,7 @@ CHANGEABLE = frozenset({"steps", "rollout", "rewards", "checkpoint_every", "keep
 
 def run(config: MavicConfig) -> None:
     """Train until `config.steps` updates are made. Raises `UserError` for what can't be run as it is set."""
-    prompts = read_prompts(config.data, "train")
+    prompts = read_prompts(config.data, "train", config.sources)
     load_processor(config.model.path)  # names what is missing before anything starts
     with claimed(config.run, config, CHANGEABLE) as checkpoint, ray_session():
         require({"rollout": config.rollout, "rewards": config.rewards, "learner": config.learner})

@@ -12,16 +12,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
-import ray
 from ray import serve
 from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.schema import ApplicationStatus, LoggingConfig
 
-from dermo_ray.config.pools import PoolSettings
 from dermo_ray.config.serve import ServeConfig
 from dermo_ray.errors import UserError
 from jobs.cluster import ray_session
 from jobs.command import main
+from jobs.resources import require
 from serve.app import application
 from serve.checkpoints import resolve
 
@@ -54,7 +53,7 @@ def serving(config: ServeConfig) -> Iterator[str]:
     check_port(config.host, config.port)
     _check_processor(checkpoint.model.path)
     with ray_session():
-        _check_room(config.pool)
+        require({"pool": config.pool})
         if serve.status().proxies:
             raise UserError("this Ray cluster already runs Ray Serve: stop it with `serve shutdown`, or use another")
         serve.start(ProxyLocation.HeadOnly, HTTPOptions(host=config.host, port=config.port), logging_config=_LOGGING)
@@ -88,17 +87,6 @@ def _check_processor(model: Path) -> None:
     from dermo_ray.models.chat import load_processor  # takes seconds; a port in use should show before
 
     load_processor(model)
-
-
-def _check_room(pool: PoolSettings) -> None:
-    """Raise `UserError` where the whole cluster has less than the replicas ask for."""
-    has = ray.cluster_resources()
-    for kind, per_worker in (("CPU", pool.cpus_per_worker), ("GPU", pool.gpus_per_worker)):
-        asked, there = pool.workers * per_worker, has.get(kind, 0)
-        if asked > there:
-            raise UserError(
-                f"the replicas ask for {asked:g} {kind}s and the cluster has {there:g}: lower pool or add nodes"
-            )
 
 
 def _wait_until_healthy(url: str, timeout: float) -> None:

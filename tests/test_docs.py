@@ -137,7 +137,9 @@ def default_of(model: type[Settings], dotted: str) -> Any:
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_tables_of_settings_give_their_defaults(page: Path) -> None:
     wrong = []
-    for what, table in re.findall(r"^\| setting of `([\w.]+)` \| default .*\n\|[- |]+\n((?:\|.*\n)+)", prose(page), re.M):
+    for what, table in re.findall(
+        r"^\| setting of `([\w.]+)` \| default .*\n\|[- |]+\n((?:\|.*\n)+)", prose(page), re.M
+    ):
         for row in table.splitlines():
             setting, shown = (cell.strip() for cell in row.split(" | ")[:2])
             default = default_of(model_of(what), setting.strip("| `"))

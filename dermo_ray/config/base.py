@@ -7,13 +7,17 @@ so that no job finds a bad setting after it has begun to work.
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from dermo_ray.errors import UserError
+
+
+AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
+"""A path that means the same in every process of a cluster, whatever folder it was started in."""
 
 
 class Settings(BaseModel):
@@ -48,16 +52,20 @@ def load(model: type[SettingsT], path: Path | None, overrides: Sequence[str] = (
         raise UserError("; ".join(_explain(model, detail) for detail in error.errors())) from error
 
 
-def describe(model: type[Settings], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
-    """Every leaf setting as (dotted name, type, default, help), in the order written."""
+def describe(model: type[Settings], prefix: str = "", default: Settings | None = None) -> Iterator[tuple[str, str, str, str]]:
+    """Every leaf setting as (dotted name, type, default, help), in the order written.
+
+    Below a group, the defaults are those of the group's own default, `default`.
+    """
     for name, info in model.model_fields.items():
+        required = default is None and info.is_required()
+        value = getattr(default, name) if default is not None else info.get_default(call_default_factory=True)
         nested = _settings_in(info.annotation)
-        if nested is not None and get_origin(info.annotation) is not list:
-            yield from describe(nested, f"{prefix}{name}.")
+        if nested is not None:
+            yield from describe(nested, f"{prefix}{name}.", value if isinstance(value, Settings) else None)
             continue
-        default = "required" if info.is_required() else _as_yaml(info.get_default(call_default_factory=True))
         help_text = " ".join((info.description or "").split())
-        yield f"{prefix}{name}", _type_name(info.annotation), default, help_text
+        yield f"{prefix}{name}", _type_name(info.annotation), "required" if required else _as_yaml(value), help_text
 
 
 def dump(settings: Settings, path: Path) -> None:
@@ -70,15 +78,29 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     if not separator or not key:
         raise UserError(f"an override has the form key.sub=value, not {override!r}")
     *parents, leaf = key.split(".")
-    node = tree
+    node: Any = tree
     for parent in parents:
-        node = node.setdefault(parent, {})
-        if not isinstance(node, dict):
-            raise UserError(f"{override!r}: {parent} is a single value and has no settings below it")
+        node = _child(node, parent, override)
+    if not isinstance(node, dict):
+        raise UserError(f"{override!r}: {parents[-1]} is a list; name an entry and its setting, as in 0.{leaf}")
     try:
         node[leaf] = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"{override!r}: the value is not valid YAML") from error
+
+
+def _child(node: Any, name: str, override: str) -> Any:
+    """What lies below `node`: a setting's settings, made if they are not there, or an entry of a list by its number."""
+    if isinstance(node, list):
+        if not name.isdigit() or int(name) >= len(node):
+            raise UserError(f"{override!r}: the list has entries 0 to {len(node) - 1}, not {name}")
+        return node[int(name)]
+    child = node.setdefault(name, {})
+    if child is None:
+        child = node[name] = {}
+    if not isinstance(child, dict | list):
+        raise UserError(f"{override!r}: {name} is a single value and has no settings below it")
+    return child
 
 
 def _explain(model: type[Settings], detail: ErrorDetails) -> str:

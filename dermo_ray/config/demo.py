@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from dermo_ray.config.base import Settings
+from dermo_ray.config.base import AbsolutePath, Settings
 from dermo_ray.phantom.tiny_model import TinyModelSettings
 
 
@@ -23,11 +23,11 @@ class BaseModelSettings(TinyModelSettings):
 class DemoConfig(Settings):
     """Settings of the job: which data, and the settings file of each stage."""
 
-    out: Path = Path("runs/demo")
+    out: AbsolutePath = Path("runs/demo")
     """Folder for everything the demo writes; stages that are done in it are not done again."""
     source: Literal["phantoms", "ham10000"] = "phantoms"
     """Which data to learn from."""
-    root: Path | None = None
+    root: AbsolutePath | None = None
     """Folder of HAM10000, in the layout in which it is distributed."""
     seed: int = Field(default=0, ge=0)
     """Seed of every stage."""

@@ -1,10 +1,8 @@
 """Settings of `jobs.evaluate`."""
 
-from pathlib import Path
-
 from pydantic import Field
 
-from dermo_ray.config.base import Settings
+from dermo_ray.config.base import AbsolutePath, Settings
 from dermo_ray.config.mavic import RolloutSettings
 from dermo_ray.config.reward import RewardConfig
 from dermo_ray.records import Split
@@ -13,12 +11,14 @@ from dermo_ray.records import Split
 class EvaluateConfig(Settings):
     """Settings of the job."""
 
-    run: Path
+    run: AbsolutePath
     """Run directory of jobs.mavic; its checkpoint is compared with the policy it started from."""
     checkpoint: str = "latest"
     """Folder below `checkpoints/`: `latest`, or one such as `step_000040`."""
-    data: Path
+    data: AbsolutePath
     """Prepared folder, as jobs.prepare writes it."""
+    sources: list[str] | None = None
+    """Prompts of these data sets alone; null takes all that the folder holds."""
     split: Split = "test"
     """Split to measure on."""
     prompts: int | None = Field(default=None, ge=1)

@@ -1,11 +1,10 @@
 """Settings of the MAVIC run."""
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from dermo_ray.config.base import Settings
+from dermo_ray.config.base import AbsolutePath, Settings
 from dermo_ray.config.model import LoraSettings, ModelSettings
 from dermo_ray.config.pools import EngineSettings, PoolSettings
 from dermo_ray.config.reward import RewardConfig
@@ -84,10 +83,12 @@ class AlgorithmSettings(Settings):
 class MavicConfig(Settings):
     """Settings of `jobs.mavic`."""
 
-    run: Path
+    run: AbsolutePath
     """Run directory; a run that was cut off goes on from its latest checkpoint."""
-    data: Path
+    data: AbsolutePath
     """Prepared folder, as jobs.prepare writes it."""
+    sources: list[str] | None = None
+    """Prompts of these data sets alone; null takes all that the folder holds."""
     model: ModelSettings
     """The policy to start from, usually the result of supervised fine-tuning."""
     lora: LoraSettings = LoraSettings()

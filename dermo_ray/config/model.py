@@ -1,11 +1,10 @@
 """Settings of the policy model and of its adapter."""
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from dermo_ray.config.base import Settings
+from dermo_ray.config.base import AbsolutePath, Settings
 
 
 class LoraSettings(Settings):
@@ -24,7 +23,7 @@ class LoraSettings(Settings):
 class ModelSettings(Settings):
     """Which policy to load."""
 
-    path: Path
+    path: AbsolutePath
     """Folder in Hugging Face format: config, weights, tokenizer and processor."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of weights and activations; the engine and the learner use the same."""

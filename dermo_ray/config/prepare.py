@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from dermo_ray.config.base import Settings
+from dermo_ray.config.base import AbsolutePath, Settings
 from dermo_ray.phantom.settings import AnnotationNoise, PhantomSettings
 from dermo_ray.prompts import Style
 from dermo_ray.records import Task
@@ -47,7 +47,7 @@ class SplitSettings(Settings):
 class SourceOptions(Settings):
     """What a source needs; which of them apply depends on the source."""
 
-    root: Path | None = None
+    root: AbsolutePath | None = None
     """Folder of a published data set, in the layout in which it is distributed."""
     count: int = Field(default=0, ge=0, le=10_000_000)
     """Phantoms: how many to draw."""
@@ -86,7 +86,7 @@ class PrepareConfig(SourceOptions):
     """The data set, where there is one alone; `root`, `count`, `phantom` and `noise` belong to it."""
     sources: list[SourceConfig] = Field(default=[])
     """A mixture of data sets, each with a name and what it needs."""
-    out: Path
+    out: AbsolutePath
     """Folder to write; it must not exist, or hold what the same settings wrote."""
     seed: int = Field(default=0, ge=0)
     """Seed of the splits, of the phantoms and of their annotators."""

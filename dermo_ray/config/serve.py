@@ -1,17 +1,15 @@
 """Settings of the serving application."""
 
-from pathlib import Path
-
 from pydantic import Field
 
-from dermo_ray.config.base import Settings
+from dermo_ray.config.base import AbsolutePath, Settings
 from dermo_ray.config.pools import EngineSettings, PoolSettings
 
 
 class ServeConfig(Settings):
     """Settings of `jobs.serve`."""
 
-    run: Path
+    run: AbsolutePath
     """Run directory of the training run whose checkpoint answers."""
     checkpoint: str = "latest"
     """Folder below `checkpoints/`: `latest`, or one such as `step_000040`."""

@@ -1,10 +1,8 @@
 """Settings of `jobs.sft`."""
 
-from pathlib import Path
-
 from pydantic import Field, model_validator
 
-from dermo_ray.config.base import Settings
+from dermo_ray.config.base import AbsolutePath, Settings
 from dermo_ray.config.model import LoraSettings, ModelSettings
 from dermo_ray.config.pools import PoolSettings
 from dermo_ray.config.training import OptimizerSettings, ShardingSettings
@@ -22,9 +20,9 @@ class ValidationSettings(Settings):
 class SftConfig(Settings):
     """Settings of the job: supervised fine-tuning on the assistant's tokens of prepared conversations."""
 
-    run: Path
+    run: AbsolutePath
     """Run directory, on a file system that all nodes share."""
-    data: Path
+    data: AbsolutePath
     """Prepared folder, as jobs.prepare writes it, on a file system that all nodes share."""
     model: ModelSettings
     """The policy to start from."""

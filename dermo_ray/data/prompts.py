@@ -4,6 +4,7 @@ Invariant: prompt `index` of a run is a function of the data, the seed and `inde
 once, and an index belongs to one epoch.
 """
 
+from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,15 +16,19 @@ from dermo_ray.errors import UserError
 from dermo_ray.records import GroundTruth, RLPrompt, Split
 
 
-def read_prompts(prepared: Path, split: Split) -> list[RLPrompt]:
-    """The RL prompts of a split, in the order of their ids. Raises `UserError` where there are none."""
+def read_prompts(prepared: Path, split: Split, sources: Collection[str] | None = None) -> list[RLPrompt]:
+    """The RL prompts of a split in the order of their ids, of some `sources` or of all. Raises `UserError` if none."""
     folder = prepared / "rl" / split
     files = sorted(folder.glob("*.parquet"))
     if not files:
         raise UserError(f"{folder} holds no prompts: run jobs.prepare with out={prepared} first")
     rows = pq.read_table(files, columns=["id", "image", "source", "group", "prompt", "ground_truth"]).to_pylist()
+    if sources is not None:
+        there = sorted({row["source"] for row in rows})
+        rows = [row for row in rows if row["source"] in sources]
     if not rows:
-        raise UserError(f"{folder} holds no prompts: the split is empty")
+        detail = f"of {', '.join(sources)}; it has {', '.join(there)}" if sources is not None else "at all"
+        raise UserError(f"{folder} holds no prompts {detail}")
     return [
         RLPrompt(ground_truth=GroundTruth.model_validate_json(row.pop("ground_truth")), **row)
         for row in sorted(rows, key=lambda row: row["id"])

@@ -1,0 +1,49 @@
+"""Settings of a MAVIC run that can't work are refused before anything starts."""
+
+from pathlib import Path
+
+import pytest
+
+from dermo_ray.config.base import load
+from dermo_ray.config.mavic import MavicConfig
+from dermo_ray.errors import UserError
+
+NEEDED = ["run=runs/a", "data=data", "model.path=model"]
+
+
+def test_run_data_and_model_are_all_that_must_be_given() -> None:
+    config = load(MavicConfig, None, NEEDED)
+    assert config.max_staleness == 0
+    assert config.learner.optimizer.learning_rate < 1e-4
+    for name in ("run", "data", "model"):
+        with pytest.raises(UserError, match=f"the setting {name}(.path)? is required"):
+            load(MavicConfig, None, [given for given in NEEDED if not given.startswith(name)])
+
+
+def test_the_demos_settings_are_valid() -> None:
+    config = load(MavicConfig, Path("configs/demo/mavic.yaml"))
+    assert config.rollout.max_concurrent >= config.batch_groups
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["rollout.max_tokens=4096"], r"rollout\.max_tokens must leave room for the prompt"),
+        (["algorithm.correction_high=null"], "correction needs correction_high"),
+        (["max_stalenes=1"], r"unknown setting max_stalenes: did you mean max_staleness\?"),
+        (["rollout.engine.max_num_seq=4"], r"did you mean rollout\.engine\.max_num_seqs\?"),
+        (["learner.sharding.zero_stage=4"], r"learner\.sharding\.zero_stage: "),
+        (["max_staleness=-1"], "max_staleness: .*got -1"),
+        (["rollout.group_size=1"], r"rollout\.group_size: .*got 1"),
+        (["algorithm.estimator=ppo"], r"algorithm\.estimator: .*grpo.*got 'ppo'"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_one_line_with_its_name(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        load(MavicConfig, None, [*NEEDED, *overrides])
+    assert "\n" not in str(caught.value)
+
+
+def test_without_a_correction_its_bounds_may_be_left_out() -> None:
+    config = load(MavicConfig, None, [*NEEDED, "algorithm.correction=null", "algorithm.correction_high=null"])
+    assert config.algorithm.correction is None
