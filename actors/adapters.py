@@ -1,7 +1,7 @@
 """Adapters on their way from the learners to the engines: one immutable folder per policy version.
 
-Invariants: a folder that carries its final name is complete and never changes; versions only grow; name, path and id are
-new for every version, since vLLM's prefix cache tells adapters apart by name and path alone.
+Invariants: a folder that carries its final name is complete and never changes; versions only grow; name, path and id
+are new for every version, since vLLM's prefix cache tells adapters apart by name and path alone.
 """
 
 import hashlib

@@ -52,4 +52,4 @@ def add_lora_linear(
             start += size
 
 
-PunicaWrapperCPU.add_lora_linear = add_lora_linear
+PunicaWrapperCPU.add_lora_linear = add_lora_linear  # type: ignore[method-assign]

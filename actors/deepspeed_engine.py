@@ -98,7 +98,7 @@ class ShardedTrainer:
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
         return int(tensor)
 
-    def whole(self, parameters: Iterable[nn.Parameter]) -> AbstractContextManager[Any]:
+    def whole(self, parameters: Iterable[Tensor]) -> AbstractContextManager[Any]:
         """Within it, sharded `parameters` are whole on every rank; every rank must enter it."""
         if self.zero_stage < 3:
             return nullcontext()

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from PIL import Image
 from vllm import AsyncEngineArgs, SamplingParams
 from vllm.inputs import TokensPrompt
+from vllm.logprobs import FlatLogprobs
 from vllm.lora.request import LoRARequest
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
@@ -60,7 +61,7 @@ class Engine:
             tensor_parallel_size=settings.tensor_parallel_size,
             enforce_eager=settings.enforce_eager,
             enable_lora=lora_rank is not None,
-            max_lora_rank=lora_rank or 16,
+            max_lora_rank=lora_rank or 16,  # type: ignore[arg-type]  # checked by vLLM, which names the ranks it takes
             max_loras=settings.max_adapters,
             limit_mm_per_prompt={"video": 0},
             allowed_media_domains=["none"],  # vLLM fetches from anywhere where the list is empty
@@ -129,13 +130,13 @@ class Engine:
         request = TokensPrompt(prompt_token_ids=tokens, multi_modal_data={"image": list(images)})
         with _Using(self._in_use, version):
             final: RequestOutput | None = None
-            async for final in self.llm.generate(
+            async for output in self.llm.generate(
                 request,
                 self._parameters(sampling),
                 f"request-{next(self._request_ids)}",
                 lora_request=None if version is None else self.lora_request(version),
             ):
-                pass
+                final = output
         if final is None or final.prompt_token_ids is None:
             raise RuntimeError("the engine ended a request without an answer")
         return list(final.prompt_token_ids), [self._sampled(output) for output in final.outputs]
@@ -173,7 +174,7 @@ class Engine:
     def _sampled(self, output: CompletionOutput) -> Sampled:
         token_ids = list(output.token_ids)
         # flat log-probabilities hold the sampled token's alone, position by position
-        logprobs = list(output.logprobs.logprobs) if output.logprobs is not None else []
+        logprobs = list(output.logprobs.logprobs) if isinstance(output.logprobs, FlatLogprobs) else []
         written = token_ids[:-1] if token_ids and token_ids[-1] == self._end_of_turn else token_ids
         text = self.processor.tokenizer.decode(written, skip_special_tokens=False)
         return Sampled(token_ids, logprobs, text, str(output.finish_reason))

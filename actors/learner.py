@@ -9,10 +9,11 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 import torch
-from peft import PeftModel, get_peft_model_state_dict
+from peft import get_peft_model_state_dict
 from PIL import Image
 from torch import Tensor
 
@@ -57,8 +58,9 @@ class LearnerRank:
         join_ranks(self._rank, pool.workers, address, port, on_gpu=pool.on_gpu, timeout=pool.timeout)
         self._processor = load_processor(config.model.path)
         torch.manual_seed(config.seed)  # the adapter's first weights are the same on every rank
-        policy = load_policy(config.model, config.lora)
+        policy: Any = load_policy(config.model, config.lora)
         vocabulary_size = policy.get_output_embeddings().weight.shape[0]
+        self._policy = policy
         self._scorer = PolicyScorer(
             policy, banned_token_ids(self._processor, vocabulary_size), config.rollout.temperature
         )
@@ -105,7 +107,7 @@ class LearnerRank:
 
     def save_adapter(self, folder: Path | None) -> None:
         """Write the adapter to `folder` in PEFT's format; ranks other than 0 give None and only help to gather."""
-        policy: PeftModel = self._scorer.policy
+        policy = self._policy
         with self._trainer.whole(p for p in policy.parameters() if p.requires_grad):
             if folder is not None:
                 # PEFT files hold the adapter alone and name the base model, so stock PEFT and vLLM can open them
@@ -119,7 +121,7 @@ class LearnerRank:
     def _loss(self, piece: Piece, units: float) -> tuple[Tensor, dict[str, float]]:
         settings = self._config.algorithm
         mask = piece.batch.trained
-        logprobs = self._spread(self._trainer.engine(piece.batch)[0], mask)
+        logprobs = self._spread(self._trainer.engine(piece.batch), mask)
         losses, metrics = token_losses(
             logprobs,
             logprobs.detach(),  # one update a batch: the learner has not moved since the batch began
@@ -134,8 +136,8 @@ class LearnerRank:
             correction_high=settings.correction_high,
         )
         if settings.kl_coefficient > 0:
-            with torch.no_grad(), self._scorer.policy.disable_adapter():
-                reference = self._spread(self._scorer(piece.batch)[0], mask)
+            with torch.no_grad(), self._policy.disable_adapter():
+                reference = self._spread(self._scorer(piece.batch), mask)
             divergence = kl_divergence(logprobs, reference, settings.kl_kind)
             metrics["kl"] = float(divergence[mask].mean().detach()) if mask.any() else 0.0
             losses = losses + settings.kl_coefficient * divergence

@@ -23,7 +23,7 @@ class LearnerPool:
 
     def __init__(self, config: MavicConfig) -> None:
         self._config = config
-        self._ranks: list[ActorHandle] = []
+        self._ranks: list[Any] = []
 
     async def open(self, learner: Path | None = None) -> None:
         """Start the ranks, from the shards in `learner` where a run goes on."""

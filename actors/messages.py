@@ -22,7 +22,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Sampled:
-    """One completion as the engine wrote it. `logprobs` are of `token_ids`; `text` ends before the end-of-turn token."""
+    """One completion as the engine wrote it; `logprobs` are of `token_ids`, `text` ends before the end of the turn."""
 
     token_ids: list[int]
     logprobs: list[float]

@@ -23,7 +23,7 @@ class Worker:
     """One actor, what it is called in messages, and how many calls it is working on."""
 
     name: str
-    actor: ActorHandle
+    actor: ActorHandle[Any]
     running: int = 0
     lost: bool = field(default=False)
 
@@ -49,7 +49,7 @@ class Pool:
     ) -> None:
         self.name = name
         self.settings = settings
-        self._remote = ray.remote(actor_class).options(
+        self._remote: Any = ray.remote(actor_class).options(
             num_cpus=settings.cpus_per_worker,
             num_gpus=settings.gpus_per_worker,
             accelerator_type=settings.accelerator_type,
@@ -61,6 +61,8 @@ class Pool:
         self._count = 0
         self._restarts = 0
         self._change = asyncio.Condition()
+        self._actors: list[ActorHandle[Any]] = []
+        """Every actor that was made, those included that never became ready."""
         self.workers: list[Worker] = []
 
     async def open(self) -> None:
@@ -83,15 +85,18 @@ class Pool:
 
     async def broadcast(self, method: str, *arguments: Any, timeout: float) -> list[Any]:
         """Call `method` on every worker; the answers in the workers' order."""
-        return list(await asyncio.gather(*(self._ask(w, method, arguments, timeout) for w in self.workers if not w.lost)))
+        return list(
+            await asyncio.gather(*(self._ask(w, method, arguments, timeout) for w in self.workers if not w.lost))
+        )
 
     async def close(self, farewell: str | None = None, timeout: float = 30) -> None:
         """End all workers, after calling `farewell` on those that still answer."""
         for worker in self.workers:
             if farewell is not None and not worker.lost:
                 await asyncio.wait([asyncio.ensure_future(_future(worker.actor, farewell, ()))], timeout=timeout)
-            ray.kill(worker.actor)
-        self.workers = []
+        for actor in self._actors:
+            ray.kill(actor)
+        self.workers, self._actors = [], []
 
     async def _ask(self, worker: Worker, method: str, arguments: tuple[Any, ...], timeout: float) -> Any:
         try:
@@ -102,7 +107,7 @@ class Pool:
     async def _new_worker(self) -> Worker:
         self._count += 1
         name = f"{self.name} worker {self._count}"
-        actor = self._remote.remote(*self._arguments)
+        actor: ActorHandle[Any] = self._remote.remote(*self._arguments)
         try:
             await asyncio.wait_for(_future(actor, "start", self.start_arguments), self._start_timeout)
         except TimeoutError:

@@ -24,7 +24,13 @@ class RolloutWorker:
     """A Ray actor's class; its methods run side by side on the actor's event loop."""
 
     def __init__(
-        self, model: ModelSettings, engine: EngineSettings, lora_rank: int | None, data: Path, on_gpu: bool, threads: int
+        self,
+        model: ModelSettings,
+        engine: EngineSettings,
+        lora_rank: int | None,
+        data: Path,
+        on_gpu: bool,
+        threads: int,
     ) -> None:
         self._arguments = (model, engine, lora_rank)
         self._on_gpu, self._threads = on_gpu, threads
@@ -68,4 +74,3 @@ class RolloutWorker:
         if self._engine is None:
             raise RuntimeError("the rollout worker was not started")
         return self._engine
-

@@ -181,17 +181,15 @@ class SupervisedRank:
     def _gathered_weights(self) -> dict[str, Tensor]:
         """What `save_pretrained` is to write, in the memory of rank 0; one weight at a time is whole on a device."""
         only_adapter = isinstance(self._policy, PeftModel)
-        copies: dict[int, Tensor] = {}  # a tied weight has several names and one copy, or it would be saved twice
-        weights = {}
+        names: dict[Tensor, list[str]] = {}  # a tied weight has several, and must stay one tensor
         for name, weight in self._policy.state_dict(keep_vars=True).items():
-            if only_adapter and not weight.requires_grad:
-                continue
-            if id(weight) not in copies:
-                with self._trainer.whole([weight]):
-                    if self._trainer.rank == 0:
-                        copies[id(weight)] = weight.detach().to("cpu", copy=True)
-            if self._trainer.rank == 0:
-                weights[name] = copies[id(weight)]
+            if weight.requires_grad or not only_adapter:
+                names.setdefault(weight, []).append(name)
+        weights: dict[str, Tensor] = {}
+        for weight, its_names in names.items():
+            with self._trainer.whole([weight]):  # by every rank, or the others would wait for ever
+                if self._trainer.rank == 0:
+                    weights |= dict.fromkeys(its_names, weight.detach().to("cpu", copy=True))
         return weights
 
 

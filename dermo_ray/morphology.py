@@ -31,11 +31,22 @@ DERM7PT_FIELDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "Pigment Network": ("absent", "typical", "atypical"),
         "Blue Whitish Veil": ("absent", "present"),
         "Vascular Structures": (
-            "absent", "arborizing", "comma", "hairpin", "within regression", "wreath", "dotted", "linear irregular",
-        ),  # fmt: skip
+            "absent",
+            "arborizing",
+            "comma",
+            "hairpin",
+            "within regression",
+            "wreath",
+            "dotted",
+            "linear irregular",
+        ),
         "Pigmentation": (
-            "absent", "diffuse regular", "localized regular", "diffuse irregular", "localized irregular",
-        ),  # fmt: skip
+            "absent",
+            "diffuse regular",
+            "localized regular",
+            "diffuse irregular",
+            "localized irregular",
+        ),
         "Streaks": ("absent", "regular", "irregular"),
         "Dots and Globules": ("absent", "regular", "irregular"),
         "Regression Structures": ("absent", "blue areas", "white areas", "combinations"),
@@ -115,7 +126,9 @@ class Morphology:
             else:
                 fields[name] = stated
         missing = len(DERM7PT_FIELDS) - len(fields)
-        return cls("derm7pt", fields={k: fields[k] for k in DERM7PT_FIELDS if k in fields}, unknown=unknown, missing=missing)
+        return cls(
+            "derm7pt", fields={k: fields[k] for k in DERM7PT_FIELDS if k in fields}, unknown=unknown, missing=missing
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The released shape: a sorted array of features, or the seven fields in Title Case."""

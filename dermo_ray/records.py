@@ -48,7 +48,9 @@ class Turn(Record):
     from_: Literal["human", "gpt"]
     value: str
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, alias_generator=lambda n: n.rstrip("_"))
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, alias_generator=lambda n: n.rstrip("_")
+    )
 
 
 class Trajectory(Record):

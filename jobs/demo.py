@@ -31,7 +31,6 @@ from dermo_ray.config.prepare import PrepareConfig
 from dermo_ray.config.serve import ServeConfig
 from dermo_ray.config.sft import SftConfig
 from dermo_ray.data.prompts import PromptOrder, read_prompts
-from dermo_ray.errors import UserError
 from dermo_ray.metrics import METRICS
 from dermo_ray.phantom import Phantom, PhantomSettings, draw
 from dermo_ray.report.html import write_report
@@ -63,9 +62,7 @@ def run(config: DemoConfig) -> Summary:
         "prepare" if config.source == "phantoms" else f"prepare-{config.source}",
         {"out": data, "seed": config.seed} | ({"sources.0.root": config.root} if config.root else {}),
     )
-    tuning = _stage(
-        SftConfig, config, "sft", {"run": sft_run, "data": data, "model.path": base, "seed": config.seed}
-    )
+    tuning = _stage(SftConfig, config, "sft", {"run": sft_run, "data": data, "model.path": base, "seed": config.seed})
     tuned = sft_run / "checkpoints/latest/model"
     prompts = {"data": data, "sources": [config.source]}
     training = _stage(
@@ -151,7 +148,9 @@ def _build_base(folder: Path, settings: BaseModelSettings) -> None:
         return [draw(seed, PhantomSettings()) for seed in seeds]
 
     first = _PRETRAINING_SEEDS + settings.seed * settings.images
-    chunks = [range(start, min(start + 256, first + settings.images)) for start in range(first, first + settings.images, 256)]
+    chunks = [
+        range(start, min(start + 256, first + settings.images)) for start in range(first, first + settings.images, 256)
+    ]
     phantoms = [phantom for chunk in ray.get([draw_all.remote(seeds) for seeds in chunks]) for phantom in chunk]
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -66,7 +66,14 @@ async def _sample(
 ) -> list[ScoredCompletion]:
     """Every prompt answered by both policies, sampled and greedily, and scored."""
     settings = config.rollout
-    arguments = (checkpoint.model, settings.engine, checkpoint.lora_rank, config.data, settings.on_gpu, threads(settings))
+    arguments = (
+        checkpoint.model,
+        settings.engine,
+        checkpoint.lora_rank,
+        config.data,
+        settings.on_gpu,
+        threads(settings),
+    )
     pool = Pool(
         "rollout", settings, RolloutWorker, arguments, worker_environment(settings), settings.engine.start_timeout
     )

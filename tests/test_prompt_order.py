@@ -59,7 +59,16 @@ def test_a_folder_without_prompts_names_the_job_that_makes_them(tmp_path: Path) 
         read_prompts(tmp_path, "train")
 
 
-def test_a_split_without_prompts_is_said_to_be_empty(tmp_path: Path) -> None:
+def test_a_split_without_prompts_is_said_to_hold_none(tmp_path: Path) -> None:
     write(tmp_path / "rl" / "test", "a.parquet", [])
-    with pytest.raises(UserError, match="the split is empty"):
+    with pytest.raises(UserError, match="rl/test holds no prompts at all"):
         read_prompts(tmp_path, "test")
+
+
+def test_prompts_of_some_sources_alone_can_be_asked_for(tmp_path: Path) -> None:
+    records = prompts(4)
+    others = [record.model_copy(update={"id": f"x{record.id}", "source": "other"}) for record in records]
+    write(tmp_path / "rl" / "train", "a.parquet", records + others)
+    assert read_prompts(tmp_path, "train", ["other"]) == others
+    with pytest.raises(UserError, match="holds no prompts of third; it has other, s"):
+        read_prompts(tmp_path, "train", ["third"])

@@ -7,14 +7,13 @@ so that no job finds a bad setting after it has begun to work.
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from dermo_ray.errors import UserError
-
 
 AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
 """A path that means the same in every process of a cluster, whatever folder it was started in."""
@@ -52,7 +51,9 @@ def load(model: type[SettingsT], path: Path | None, overrides: Sequence[str] = (
         raise UserError("; ".join(_explain(model, detail) for detail in error.errors())) from error
 
 
-def describe(model: type[Settings], prefix: str = "", default: Settings | None = None) -> Iterator[tuple[str, str, str, str]]:
+def describe(
+    model: type[Settings], prefix: str = "", default: Settings | None = None
+) -> Iterator[tuple[str, str, str, str]]:
     """Every leaf setting as (dotted name, type, default, help), in the order written.
 
     Below a group, the defaults are those of the group's own default, `default`.

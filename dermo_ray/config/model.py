@@ -12,11 +12,11 @@ class LoraSettings(Settings):
 
     rank: int = Field(default=64, ge=1)
     """Rank of the adapter; vLLM loads 1, 8, 16, 32, 64, 128, 256, 320 and 512."""
-    alpha: float = Field(default=64.0, gt=0)
+    alpha: int = Field(default=64, gt=0)
     """The adapter's output is scaled by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout on the adapter's input; keep 0 in reinforcement learning, where log-probabilities must be reproducible."""
-    targets: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    """Dropout on the adapter's input; keep 0 in reinforcement learning, whose log-probabilities must repeat."""
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     """Names of the linear layers of the language model that get an adapter."""
 
 

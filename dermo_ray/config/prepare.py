@@ -1,6 +1,5 @@
 """Settings of `jobs.prepare`."""
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator

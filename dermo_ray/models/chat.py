@@ -21,7 +21,9 @@ def load_processor(folder: Path) -> ProcessorMixin:
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} holds no model: config.json is missing")
     if not any((folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json")):
-        raise UserError(f"{folder} has no processor: copy preprocessor_config.json and the tokenizer beside the weights")
+        raise UserError(
+            f"{folder} has no processor: copy preprocessor_config.json and the tokenizer beside the weights"
+        )
     return AutoProcessor.from_pretrained(folder, local_files_only=True)
 
 
@@ -44,7 +46,9 @@ def answer_texts(processor: ProcessorMixin, turns: Sequence[Mapping[str, str]]) 
         prompt = prompt_text(processor, turns[:end])
         answer = f"{turn['value']}{processor.tokenizer.eos_token}"
         if not prompt.startswith(done):
-            raise UserError("the model's chat template rewrites earlier turns: conversations can't be trained on as they are")
+            raise UserError(
+                "the model's chat template rewrites earlier turns: conversations can't be trained on as they are"
+            )
         pieces += [(prompt[len(done) :], False), (answer, True)]
         done = prompt + answer
     return pieces

@@ -7,12 +7,13 @@ that sampling may choose from.
 
 import inspect
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import AutoModelForImageTextToText, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers import AutoModelForImageTextToText
 
 from dermo_ray.config.model import LoraSettings, ModelSettings
 from dermo_ray.errors import UserError
@@ -27,7 +28,10 @@ def load_policy(settings: ModelSettings, lora: LoraSettings | None = None, adapt
     if not (settings.path / "config.json").is_file():
         raise UserError(f"{settings.path} holds no model: config.json is missing")
     model = AutoModelForImageTextToText.from_pretrained(
-        settings.path, dtype=getattr(torch, settings.dtype), attn_implementation=settings.attention, local_files_only=True
+        settings.path,
+        dtype=getattr(torch, settings.dtype),
+        attn_implementation=settings.attention,
+        local_files_only=True,
     )
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -56,22 +60,21 @@ class PolicyScorer(nn.Module):
         self.temperature = temperature
         self.register_buffer("banned", torch.tensor(banned or [], dtype=torch.long), persistent=False)
 
-    def forward(self, batch: VLMBatch, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Log-probability of every trained token, [N] in row-major order, and the entropy there if asked for."""
-        logits = self.logits(batch)
-        logprobs = -nn.functional.cross_entropy(logits, batch.input_ids[batch.trained], reduction="none")
-        return logprobs, _entropy(logits) if entropy else None
+    def forward(self, batch: VLMBatch) -> Tensor:
+        """Log-probability of every trained token, [N] in row-major order."""
+        targets = batch.input_ids[batch.trained]
+        return -nn.functional.cross_entropy(self.logits(batch), targets, reduction="none")
 
     def logits(self, batch: VLMBatch) -> Tensor:
         """Logits that predict the trained tokens, [N, vocabulary] in row-major order."""
-        model: PreTrainedModel = self.policy.get_base_model() if isinstance(self.policy, PeftModel) else self.policy
+        model: Any = self.policy.get_base_model() if isinstance(self.policy, PeftModel) else self.policy
         hidden = model.model(**_inputs(model, batch), use_cache=False).last_hidden_state
         predicting = batch.trained.roll(-1, dims=1)  # position t predicts token t + 1; column 0 is never trained
         logits = model.lm_head(hidden[predicting]).float() / self.temperature
         return logits.index_fill(1, self.banned, -torch.inf)
 
 
-def _inputs(model: PreTrainedModel, batch: VLMBatch) -> dict[str, object]:
+def _inputs(model: Any, batch: VLMBatch) -> dict[str, object]:
     """The keyword arguments of the model's forward pass, the images encoded once and handed out to their sequences."""
     accepted = inspect.signature(model.model.forward).parameters
     inputs: dict[str, object] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
@@ -79,16 +82,10 @@ def _inputs(model: PreTrainedModel, batch: VLMBatch) -> dict[str, object]:
         inputs["mm_token_type_ids"] = (batch.input_ids == model.config.image_token_id).int()
     features = model.model.get_image_features(**batch.images, return_dict=True)
     shown = batch.image_index.tolist()
-    handed_out = BaseModelOutputWithPooling(pooler_output=[features.pooler_output[i] for i in shown])
+    handed_out = SimpleNamespace(pooler_output=[features.pooler_output[i] for i in shown])
     if (deepstack := getattr(features, "deepstack_features", None)) is not None:
-        handed_out["deepstack_features"] = [[level[i] for i in shown] for level in deepstack]
-        handed_out.deepstack_features = handed_out["deepstack_features"]
+        handed_out.deepstack_features = [[level[i] for i in shown] for level in deepstack]
     inputs["mm_encoder_outputs"] = {"image": handed_out}
     if "image_grid_thw" in accepted:
         inputs["image_grid_thw"] = batch.images["image_grid_thw"][batch.image_index]
     return inputs
-
-
-def _entropy(logits: Tensor) -> Tensor:
-    logprobs = logits.log_softmax(dim=-1)
-    return -(logprobs.exp() * logprobs.masked_fill(logprobs.isinf(), 0.0)).sum(dim=-1)

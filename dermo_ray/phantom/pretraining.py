@@ -6,6 +6,7 @@ morphology of freshly drawn phantoms through linear heads that are thrown away a
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +39,9 @@ def pretrain_vision(
     optimizer = torch.optim.AdamW(parameters, lr=_PEAK_LEARNING_RATE, weight_decay=0.01, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _PEAK_LEARNING_RATE, total_steps=steps, pct_start=0.1)
     generator = torch.Generator().manual_seed(seed)
-    order = torch.cat([torch.randperm(len(phantoms), generator=generator) for _ in range(-(-steps * _BATCH // len(phantoms)))])
+    order = torch.cat(
+        [torch.randperm(len(phantoms), generator=generator) for _ in range(-(-steps * _BATCH // len(phantoms)))]
+    )
     for step in tqdm(range(steps), desc="vision", unit=" steps"):
         chosen = order[step * _BATCH : (step + 1) * _BATCH]
         images = _turned((pixels[chosen].float() / 255 - mean) / std, generator)
@@ -51,15 +54,18 @@ def pretrain_vision(
         schedule.step()
 
 
-def _merged(tower: nn.Module, images: Tensor) -> Tensor:
+def _merged(tower: Any, images: Tensor) -> Tensor:
     """Merged tokens [B, tokens, width] of images [B, 3, S, S], cut into patches in the processor's order."""
     patch, merge, frames = tower.config.patch_size, tower.config.spatial_merge_size, tower.config.temporal_patch_size
     batch, channels, side, _ = images.shape
     cells = side // patch // merge
     patches = images.reshape(batch, channels, cells, merge, patch, cells, merge, patch).permute(0, 2, 5, 3, 6, 1, 4, 7)
-    flat = patches.unsqueeze(6).expand(*patches.shape[:6], frames, patch, patch).reshape(batch * (side // patch) ** 2, -1)
+    flat = (
+        patches.unsqueeze(6).expand(*patches.shape[:6], frames, patch, patch).reshape(batch * (side // patch) ** 2, -1)
+    )
     grid = torch.tensor([[1, side // patch, side // patch]]).expand(batch, 3)
-    return tower(flat, grid_thw=grid, return_dict=True).pooler_output.reshape(batch, cells * cells, -1)
+    merged: Tensor = tower(flat, grid_thw=grid, return_dict=True).pooler_output
+    return merged.reshape(batch, cells * cells, -1)
 
 
 def _turned(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -18,7 +18,6 @@ from dermo_ray.phantom.pretraining import pretrain_vision
 from dermo_ray.phantom.render import Phantom
 from dermo_ray.phantom.tokenizer import END_OF_TEXT, END_OF_TURN, build_tokenizer
 
-
 _PIXEL_MEAN = _PIXEL_STD = 0.5
 
 
@@ -52,7 +51,7 @@ def save_tiny_model(
     With `phantoms`, its vision tower is trained on them for `steps` updates first.
     """
     tokenizer = build_tokenizer(settings.vocabulary_size)
-    token_id = tokenizer.convert_tokens_to_ids
+    ids = tokenizer.get_vocab()
     head_size = 32
     config = Qwen3VLConfig(
         text_config={
@@ -71,9 +70,9 @@ def save_tiny_model(
                 "mrope_section": [6, 5, 5],
                 "mrope_interleaved": True,
             },
-            "bos_token_id": token_id(END_OF_TEXT),
-            "eos_token_id": token_id(END_OF_TURN),
-            "pad_token_id": token_id(END_OF_TEXT),
+            "bos_token_id": ids[END_OF_TEXT],
+            "eos_token_id": ids[END_OF_TURN],
+            "pad_token_id": ids[END_OF_TEXT],
             "tie_word_embeddings": True,
         },
         vision_config={
@@ -87,10 +86,10 @@ def save_tiny_model(
             "num_position_embeddings": 144,
             "deepstack_visual_indexes": [settings.vision_layers // 2],
         },
-        image_token_id=token_id("<|image_pad|>"),
-        video_token_id=token_id("<|video_pad|>"),
-        vision_start_token_id=token_id("<|vision_start|>"),
-        vision_end_token_id=token_id("<|vision_end|>"),
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
         tie_word_embeddings=True,
     )
     with torch.random.fork_rng(devices=[]):
@@ -98,12 +97,17 @@ def save_tiny_model(
         model = Qwen3VLForConditionalGeneration(config)
     if phantoms and steps:
         pretrain_vision(model, phantoms, _PIXEL_MEAN, _PIXEL_STD, steps, seed)
-    model.generation_config.eos_token_id = [token_id(END_OF_TURN), token_id(END_OF_TEXT)]
-    model.generation_config.pad_token_id = token_id(END_OF_TEXT)
+    model.generation_config.eos_token_id = [ids[END_OF_TURN], ids[END_OF_TEXT]]
+    model.generation_config.pad_token_id = ids[END_OF_TEXT]
     model.save_pretrained(folder)
 
     area = {"shortest_edge": (4 * settings.patch_size) ** 2, "longest_edge": settings.max_pixels}
-    images = {"size": area, "patch_size": settings.patch_size, "image_mean": [_PIXEL_MEAN] * 3, "image_std": [_PIXEL_STD] * 3}
+    images = {
+        "size": area,
+        "patch_size": settings.patch_size,
+        "image_mean": [_PIXEL_MEAN] * 3,
+        "image_std": [_PIXEL_STD] * 3,
+    }
     processor = Qwen3VLProcessor(
         image_processor=Qwen2VLImageProcessor(**images),
         tokenizer=tokenizer,

@@ -1,0 +1,228 @@
+"""Chat templates, batches and policies, on a tiny Qwen3-VL with random weights."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+
+from dermo_ray.config.model import LoraSettings, ModelSettings
+from dermo_ray.errors import UserError
+from dermo_ray.models.batches import (
+    TokenSequence,
+    VLMBatch,
+    collate,
+    encode_conversations,
+    encode_images,
+    micro_batches,
+)
+from dermo_ray.models.chat import answer_texts, banned_token_ids, end_of_turn_id, load_processor, prompt_text
+from dermo_ray.models.policy import PolicyScorer, load_policy
+from dermo_ray.phantom.render import draw
+from dermo_ray.phantom.settings import PhantomSettings
+
+QUESTION = {"from": "human", "value": "<image>\nclinical: diagnose"}
+ANSWER = {"from": "gpt", "value": "<final_diagnosis>Psoriasis</final_diagnosis>"}
+PLACEHOLDER = "<|image_pad|>"
+
+
+@pytest.fixture(scope="module")
+def processor(tiny_model: Path) -> Any:
+    return load_processor(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_model: Path) -> Any:
+    return load_policy(ModelSettings(path=tiny_model)).eval()
+
+
+@pytest.fixture(scope="module")
+def images() -> list[Image.Image]:
+    return [Image.fromarray(draw(seed, PhantomSettings(size=size)).image) for seed, size in ((1, 96), (2, 64))]
+
+
+@pytest.fixture(scope="module")
+def batch(processor: Any, images: list[Image.Image]) -> VLMBatch:
+    """Five answers of unlike length about two images of unlike size, the second image shown first."""
+    turns = [QUESTION, ANSWER]
+    prompts, tensors = encode_conversations(processor, [turns, turns], images)
+    sequences = []
+    for length, shown in ((12, 1), (3, 0), (7, 1), (1, 0), (9, 0)):
+        start = prompts[shown].trained.index(True)
+        ids = prompts[shown].ids[: start + length]
+        sequences.append(TokenSequence(ids, [False] * start + [True] * (len(ids) - start), shown))
+    return collate(sequences, tensors, processor.tokenizer.pad_token_id)
+
+
+def by_transformers(
+    policy: Any, batch: VLMBatch, images: list[Image.Image], processor: Any, temperature: float = 1.0
+) -> Tensor:
+    """Log-probabilities of the trained tokens by the stock forward pass, one unpadded sequence and image at a time."""
+    banned = banned_token_ids(processor, policy.config.get_text_config().vocab_size)
+    found = []
+    for row in range(len(batch.input_ids)):
+        length = int(batch.attention_mask[row].sum())
+        ids, trained = batch.input_ids[row : row + 1, :length], batch.trained[row, :length]
+        inputs = encode_images(processor, [images[int(batch.image_index[row])]])
+        types = (ids == policy.config.image_token_id).int()
+        logits = policy(input_ids=ids, attention_mask=torch.ones_like(ids), mm_token_type_ids=types, **inputs).logits[0]
+        logits[:, banned] = -torch.inf
+        logprobs = (logits / temperature).log_softmax(-1)
+        positions = trained.nonzero().flatten()
+        found.append(logprobs[positions - 1, ids[0, positions]])
+    return torch.cat(found)
+
+
+def test_a_prompt_has_one_placeholder_for_its_image_and_ends_where_the_answer_begins(processor: Any) -> None:
+    text = prompt_text(processor, [QUESTION])
+    assert text.count(PLACEHOLDER) == 1
+    assert "<image>" not in text
+    assert text.index(PLACEHOLDER) < text.index("clinical: diagnose")
+    assert text.rstrip().endswith("assistant")
+    assert text == answer_texts(processor, [QUESTION, ANSWER])[0][0]
+
+
+def test_only_the_assistants_words_are_trained_on_through_several_turns(processor: Any) -> None:
+    more = {"from": "human", "value": "and now?"}
+    pieces = answer_texts(processor, [QUESTION, ANSWER, more, ANSWER])
+    assert [is_answer for _, is_answer in pieces] == [False, True, False, True]
+    assert [text for text, is_answer in pieces if is_answer] == [ANSWER["value"] + processor.tokenizer.eos_token] * 2
+    assert "and now?" in pieces[2][0]
+    assert "diagnose" not in pieces[2][0]
+
+
+def test_a_template_that_rewrites_earlier_turns_is_refused(tiny_model: Path) -> None:
+    processor: Any = load_processor(tiny_model)
+    processor.chat_template = "{{ messages | length }}{% for message in messages %}{{ message.role }}{% endfor %}"
+    with pytest.raises(UserError, match="rewrites earlier turns"):
+        answer_texts(processor, [QUESTION, ANSWER, QUESTION, ANSWER])
+
+
+def test_a_trained_sequence_begins_with_the_tokens_the_engine_is_given(
+    processor: Any, images: list[Image.Image]
+) -> None:
+    (sequence,), _ = encode_conversations(processor, [[QUESTION, ANSWER]], images[:1])
+    start = sequence.trained.index(True)
+    given = processor(text=[prompt_text(processor, [QUESTION])], images=images[:1])["input_ids"][0]
+    assert sequence.ids[:start] == list(given)
+    assert all(sequence.trained[start:])
+    assert processor.tokenizer.decode(sequence.ids[start:-1]) == ANSWER["value"]
+    assert sequence.ids[-1] == end_of_turn_id(processor)
+
+
+def test_tokens_that_must_not_be_sampled_are_all_special_ones_but_the_end_of_turn(processor: Any, policy: Any) -> None:
+    size = policy.get_output_embeddings().weight.shape[0]
+    banned = banned_token_ids(processor, size)
+    tokenizer = processor.tokenizer
+    assert tokenizer.convert_tokens_to_ids(PLACEHOLDER) in banned
+    assert tokenizer.convert_tokens_to_ids("<|im_start|>") in banned
+    assert end_of_turn_id(processor) not in banned
+    assert set(range(len(tokenizer), size)) <= set(banned)
+    assert not set(tokenizer(ANSWER["value"])["input_ids"]) & set(banned)
+
+
+def test_a_folder_without_a_model_or_a_processor_is_named(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no model: config\.json is missing"):
+        load_processor(tmp_path)
+    with pytest.raises(UserError, match=r"holds no model: config\.json is missing"):
+        load_policy(ModelSettings(path=tmp_path))
+    shutil.copy(tiny_model / "config.json", tmp_path)
+    with pytest.raises(UserError, match="has no processor: copy"):
+        load_processor(tmp_path)
+
+
+def test_sequences_are_padded_on_the_right_and_their_first_token_is_never_trained() -> None:
+    sequences = [TokenSequence([5, 6, 7], [True, False, True], 0), TokenSequence([8], [True], 1)]
+    batch = collate(sequences, {"pixel_values": torch.zeros(4, 3)}, pad_id=9)
+    assert batch.input_ids.tolist() == [[5, 6, 7], [8, 9, 9]]
+    assert batch.attention_mask.tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert batch.trained.tolist() == [[False, False, True], [False, False, False]]
+    assert batch.image_index.tolist() == [0, 1]
+    moved = batch.to(torch.device("meta"))
+    assert {tensor.device.type for tensor in (moved.input_ids, moved.trained, moved.images["pixel_values"])} == {"meta"}
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=40), st.integers(1, 200))
+def test_micro_batches_hold_every_sequence_once_within_the_budget(lengths: list[int], budget: int) -> None:
+    cut = micro_batches(lengths, budget)
+    assert sorted(position for positions in cut for position in positions) == list(range(len(lengths)))
+    for positions in cut:
+        assert len(positions) == 1 or len(positions) * max(lengths[position] for position in positions) <= budget
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_shared_images_and_padding_change_no_log_probability(
+    policy: Any, processor: Any, batch: VLMBatch, images: list[Image.Image], temperature: float
+) -> None:
+    banned = banned_token_ids(processor, policy.config.get_text_config().vocab_size)
+    with torch.no_grad():
+        logprobs = PolicyScorer(policy, banned, temperature)(batch)
+        expected = by_transformers(policy, batch, images, processor, temperature)
+    assert logprobs.shape == (int(batch.trained.sum()),)
+    assert torch.allclose(logprobs, expected, atol=1e-4)
+
+
+def test_the_image_matters(policy: Any, processor: Any, batch: VLMBatch, images: list[Image.Image]) -> None:
+    white = [Image.new("RGB", image.size, "white") for image in images]
+    _, tensors = encode_conversations(processor, [[QUESTION, ANSWER]] * 2, white)
+    blank = VLMBatch(**{**vars(batch), "images": tensors})
+    with torch.no_grad():
+        assert (PolicyScorer(policy)(batch) - PolicyScorer(policy)(blank)).abs().max() > 1e-3
+
+
+def test_probability_goes_to_tokens_that_may_be_sampled_alone(policy: Any, processor: Any, batch: VLMBatch) -> None:
+    vocabulary_size = policy.config.get_text_config().vocab_size
+    allowed = [5, 100]
+    banned = [token for token in range(vocabulary_size) if token not in allowed]
+    scorer = PolicyScorer(policy, banned)
+    with torch.no_grad():
+        probabilities = scorer.logits(batch).softmax(-1)
+    assert probabilities[:, banned].abs().max() == 0
+    assert torch.allclose(probabilities[:, allowed].sum(-1), torch.ones(len(probabilities)), atol=1e-6)
+
+
+def test_a_fresh_adapter_sits_on_the_language_model_and_changes_nothing(
+    tiny_model: Path, policy: Any, batch: VLMBatch
+) -> None:
+    fresh = load_policy(ModelSettings(path=tiny_model), LoraSettings(rank=4))
+    trained = [name for name, weight in fresh.named_parameters() if weight.requires_grad]
+    assert trained
+    assert all("lora_" in name and ".language_model." in name for name in trained)
+    assert len({name.split(".lora_")[0].rpartition(".")[2] for name in trained}) == 7
+    with torch.no_grad():
+        assert torch.allclose(PolicyScorer(fresh.eval())(batch), PolicyScorer(policy)(batch), atol=1e-6)
+
+
+def test_an_adapter_comes_back_from_its_folder_ready_to_train_on(
+    tiny_model: Path, tiny_adapter: Path, policy: Any, batch: VLMBatch
+) -> None:
+    adapted = load_policy(ModelSettings(path=tiny_model), adapter=tiny_adapter)
+    logprobs = PolicyScorer(adapted)(batch)
+    with torch.no_grad():
+        assert (logprobs - PolicyScorer(policy)(batch)).abs().max() > 1e-2
+    logprobs.sum().backward()
+    gradients = {name: weight.grad for name, weight in adapted.named_parameters() if weight.grad is not None}
+    assert gradients
+    assert all("lora_" in name for name in gradients)
+
+
+def test_recomputing_activations_changes_no_gradient(tiny_model: Path, batch: VLMBatch) -> None:
+    gradients = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        settings = ModelSettings(path=tiny_model, gradient_checkpointing=recompute)
+        adapted = load_policy(settings, LoraSettings(rank=4)).train()
+        PolicyScorer(adapted)(batch).sum().backward()
+        gradients.append(torch.cat([w.grad.flatten() for w in adapted.parameters() if w.grad is not None]))
+    assert gradients[0].abs().max() > 0
+    assert torch.allclose(gradients[0], gradients[1], atol=1e-5)
+
+
+def test_adapter_targets_that_name_no_layer_are_refused(tiny_model: Path) -> None:
+    with pytest.raises(UserError, match="no linear layer of the language model is called qkv or c_attn"):
+        load_policy(ModelSettings(path=tiny_model), LoraSettings(targets=["qkv", "c_attn"]))
