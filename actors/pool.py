@@ -102,17 +102,18 @@ class Pool:
         try:
             return await asyncio.wait_for(_future(worker.actor, method, arguments), timeout)
         except TimeoutError:
-            raise PoolError(f"{worker.name} did not answer {method} within {timeout:.0f} s") from None
+            raise PoolError(f"{worker.name} did not answer {method} within {timeout:g} s") from None
 
     async def _new_worker(self) -> Worker:
         self._count += 1
         name = f"{self.name} worker {self._count}"
         actor: ActorHandle[Any] = self._remote.remote(*self._arguments)
+        self._actors.append(actor)
         try:
             await asyncio.wait_for(_future(actor, "start", self.start_arguments), self._start_timeout)
         except TimeoutError:
             ray.kill(actor)
-            raise PoolError(f"{name} was not ready within {self._start_timeout:.0f} s") from None
+            raise PoolError(f"{name} was not ready within {self._start_timeout:g} s") from None
         return Worker(name, actor)
 
     async def _replace(self, worker: Worker, death: RayActorError) -> None:

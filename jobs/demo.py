@@ -32,7 +32,7 @@ from dermo_ray.config.serve import ServeConfig
 from dermo_ray.config.sft import SftConfig
 from dermo_ray.data.prompts import PromptOrder, read_prompts
 from dermo_ray.metrics import METRICS
-from dermo_ray.phantom import Phantom, PhantomSettings, draw
+from dermo_ray.phantom import Phantom, draw
 from dermo_ray.report.html import write_report
 from dermo_ray.report.summary import Summary
 from dermo_ray.taxonomy import Taxonomy
@@ -145,7 +145,7 @@ def _build_base(folder: Path, settings: BaseModelSettings) -> None:
 
     @ray.remote
     def draw_all(seeds: range) -> list[Phantom]:
-        return [draw(seed, PhantomSettings()) for seed in seeds]
+        return [draw(seed, settings.phantom) for seed in seeds]
 
     first = _PRETRAINING_SEEDS + settings.seed * settings.images
     chunks = [

@@ -129,7 +129,7 @@ def settings(tiny_model: Path, data: Path, **learner: Any) -> MavicConfig:
 
 @pytest.fixture(scope="module")
 def one_rank() -> Iterator[Callable[[MavicConfig], LearnerRank]]:
-    """Starts a rank that is alone, in this process; DeepSpeed wants one process group for as long as a process lives."""
+    """Starts a rank that is alone, in this process, where DeepSpeed can't do with more than one process group."""
     address, port = "127.0.0.1", free_port()
     join_ranks(0, 1, address, port, on_gpu=False, timeout=60)
 

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from dermo_ray.config.base import AbsolutePath, Settings
+from dermo_ray.phantom.settings import PhantomSettings
 from dermo_ray.phantom.tiny_model import TinyModelSettings
 
 
@@ -14,6 +15,8 @@ class BaseModelSettings(TinyModelSettings):
 
     images: int = Field(default=4096, ge=32)
     """Phantoms that the vision tower is trained on; none of them is in the prepared data."""
+    phantom: PhantomSettings = PhantomSettings()
+    """The population of those phantoms."""
     steps: int = Field(default=1000, ge=0)
     """Updates of the vision tower, 32 images each."""
     seed: int = Field(default=0, ge=0)

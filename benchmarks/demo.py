@@ -1,0 +1,44 @@
+"""The demo's figures over several seeds: `python -m benchmarks.demo [SOURCE [ROOT]] [--seeds 0 1 2]`.
+
+Runs `jobs.demo` from nothing for each seed, into `runs/benchmark-SOURCE-seedN`, and writes
+`benchmarks/results/demo_SOURCE.json`: the machine, the command, and each seed's `summary.json`.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.machine import describe
+
+RESULTS = Path("benchmarks/results")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("source", nargs="?", default="phantoms", choices=["phantoms", "ham10000"])
+    parser.add_argument("root", nargs="?", help="folder of HAM10000")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    arguments = parser.parse_args()
+    summaries = []
+    for seed in arguments.seeds:
+        out = Path(f"runs/benchmark-{arguments.source}-seed{seed}")
+        shutil.rmtree(out, ignore_errors=True)
+        settings = [f"out={out}", f"seed={seed}", f"source={arguments.source}"]
+        if arguments.root:
+            settings.append(f"root={arguments.root}")
+        subprocess.run([sys.executable, "-m", "jobs.demo", "configs/demo/demo.yaml", *settings], check=True)
+        summaries.append(json.loads((out / "summary.json").read_text()))
+        result = {
+            "command": f"python -m benchmarks.demo {arguments.source} --seeds {' '.join(map(str, arguments.seeds))}",
+            "machine": describe(),
+            "seeds": summaries,
+        }
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        (RESULTS / f"demo_{arguments.source}.json").write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

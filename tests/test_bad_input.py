@@ -1,0 +1,221 @@
+"""What a person can get wrong: exit status 2, one line that helps, and nothing left behind that looks complete."""
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+from dermo_ray import checkpoints
+from dermo_ray.config.base import load
+from dermo_ray.config.mavic import MavicConfig
+from dermo_ray.config.prepare import PrepareConfig
+from dermo_ray.run_directory import claimed
+from jobs import command, evaluate, mavic, prepare, serve, sft
+
+
+@pytest.fixture(scope="module")
+def data(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small prepared folder."""
+    out = tmp_path_factory.mktemp("prepared") / "data"
+    split = {"val": 0.2, "test": 0.2}
+    prepare.run(PrepareConfig(source="phantoms", count=20, out=out, phantom={"size": 48}, split=split))
+    return out
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_model: Path, tiny_adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory with a checkpoint."""
+    run = tmp_path_factory.mktemp("run")
+    (run / "config.yaml").write_text(yaml.safe_dump({"model": {"path": str(tiny_model)}, "lora": {"rank": 8}}))
+    partial = checkpoints.begin(run / "checkpoints", 7)
+    shutil.copytree(tiny_adapter, partial / "adapter")
+    checkpoints.commit(partial, {"step": 7, "version": 7})
+    return run
+
+
+@pytest.fixture
+def complaint(capfd: pytest.CaptureFixture[str]):
+    """Runs a job that must end with exit status 2; what it says, which must be one line."""
+
+    def run(job: ModuleType, *arguments: object) -> str:
+        with pytest.raises(SystemExit) as caught:
+            command.main(job.CONFIG, job.run, job.__doc__, [str(argument) for argument in arguments])
+        assert caught.value.code == 2
+        return one_line(capfd.readouterr().err)
+
+    return run
+
+
+def one_line(stderr: str) -> str:
+    """The one line on stderr; Ray's processes may write there as well."""
+    own = [line for line in stderr.splitlines() if line.strip() and "raylet" not in line]
+    assert len(own) == 1, stderr
+    assert own[0].startswith("error: ")
+    return own[0]
+
+
+def has_no_checkpoint(run: Path) -> bool:
+    return checkpoints.latest(run / "checkpoints") is None and not list(run.glob("checkpoints/*"))
+
+
+@pytest.mark.parametrize(
+    ("job", "mistake", "meant"),
+    [
+        ("prepare", "soruce=phantoms", "source"),
+        ("sft", "optimizer.learning_rat=1", "optimizer.learning_rate"),
+        ("mavic", "rollout.engine.max_model_length=9", "rollout.engine.max_model_len"),
+        ("evaluate", "promts=3", "prompts"),
+        ("serve", "prot=80", "port"),
+    ],
+)
+def test_an_unknown_setting_names_the_nearest(job: str, mistake: str, meant: str, tmp_path: Path) -> None:
+    needed = {
+        "prepare": ["out"],
+        "sft": ["run", "data", "model.path"],
+        "mavic": ["run", "data", "model.path"],
+        "evaluate": ["run", "data"],
+        "serve": ["run"],
+    }[job]
+    arguments = [f"{name}={tmp_path / name}" for name in needed]
+    ended = subprocess.run(
+        [sys.executable, "-m", f"jobs.{job}", *arguments, mistake], capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 2
+    assert f"unknown setting {mistake.partition('=')[0]}: did you mean {meant}?" in one_line(ended.stderr)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "a file"])
+def test_a_data_root_that_is_not_there_or_holds_nothing_is_named(kind: str, tmp_path: Path, complaint) -> None:
+    root = tmp_path / "root"
+    if kind == "empty":
+        root.mkdir()
+    elif kind == "a file":
+        root.touch()
+    assert str(root) in complaint(prepare, "source=ham10000", f"root={root}", f"out={tmp_path / 'out'}")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("job", [sft, mavic])
+def test_a_folder_that_was_not_prepared_is_named(job: ModuleType, tiny_model: Path, tmp_path: Path, complaint) -> None:
+    data = tmp_path / "nothing"
+    assert str(data) in complaint(job, f"run={tmp_path / 'run'}", f"data={data}", f"model.path={tiny_model}")
+    assert has_no_checkpoint(tmp_path / "run")
+
+
+def test_a_model_folder_without_its_processor_is_named(
+    tiny_model: Path, data: Path, trained: Path, tmp_path: Path, complaint
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model, ignore=shutil.ignore_patterns("*processor*"))
+    run = tmp_path / "run"
+    for job in (sft, mavic):
+        assert f"{model} has no processor" in complaint(job, f"run={run}", f"data={data}", f"model.path={model}")
+        assert has_no_checkpoint(run)
+    shutil.copytree(trained, run, symlinks=True, dirs_exist_ok=True)
+    (run / "config.yaml").write_text(yaml.safe_dump({"model": {"path": str(model)}, "lora": {"rank": 8}}))
+    assert f"{model} has no processor" in complaint(serve, f"run={run}", f"port={free_port()}")
+
+
+@pytest.mark.parametrize("job", [sft, mavic])
+def test_a_folder_without_a_model_is_named(job: ModuleType, data: Path, tmp_path: Path, complaint) -> None:
+    message = complaint(job, f"run={tmp_path / 'run'}", f"data={data}", f"model.path={tmp_path / 'absent'}")
+    assert f"{tmp_path / 'absent'} holds no model" in message
+
+
+@pytest.mark.parametrize("job", [sft, mavic])
+def test_two_runs_do_not_share_a_run_directory(
+    job: ModuleType, data: Path, tiny_model: Path, tmp_path: Path, complaint
+) -> None:
+    arguments = [f"run={tmp_path / 'run'}", f"data={data}", f"model.path={tiny_model}"]
+    with claimed(tmp_path / "run", load(job.CONFIG, None, arguments), ()):
+        assert "two runs in one run directory: another live run holds" in complaint(job, *arguments)
+
+
+def test_a_run_directory_of_other_settings_is_not_taken_over(
+    data: Path, tiny_model: Path, tmp_path: Path, complaint
+) -> None:
+    run = tmp_path / "run"
+    arguments = [f"run={run}", f"data={data}", f"model.path={tiny_model}"]
+    with claimed(run, load(MavicConfig, None, arguments), ()):
+        checkpoints.commit(checkpoints.begin(run / "checkpoints", 3), {"step": 3})
+    before = (run / "config.yaml").read_text()
+    message = complaint(mavic, *arguments, "seed=1")
+    assert "two runs in one run directory" in message
+    assert "seed=0, not 1" in message
+    assert (run / "config.yaml").read_text() == before
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize(
+    ("job", "more", "numbers"),
+    [
+        (
+            mavic,
+            ["rollout.workers=3", "rewards.cpus_per_worker=0.5"],
+            "4.5 CPUs are asked for (rollout 3, rewards 0.5, ",
+        ),
+        (mavic, ["learner.gpus_per_worker=1"], "1 GPUs are asked for (learner 1) and the cluster has 0"),
+        (sft, ["pool.workers=3"], "3 CPUs are asked for (pool 3) and the cluster has 2"),
+        (evaluate, ["rollout.workers=64"], "64 CPUs are asked for (rollout 64) and the cluster has 2"),
+        (serve, ["pool.workers=64"], "ask for 64 CPUs and the cluster has 2"),
+    ],
+)
+def test_more_than_the_machine_has_is_refused_within_seconds_with_both_numbers(
+    job: ModuleType,
+    more: Sequence[str],
+    numbers: str,
+    data: Path,
+    trained: Path,
+    tiny_model: Path,
+    tmp_path: Path,
+    complaint,
+) -> None:
+    training = [f"run={tmp_path / 'run'}", f"data={data}", f"model.path={tiny_model}"]
+    arguments = {
+        sft: training,
+        mavic: training,
+        evaluate: [f"run={trained}", f"data={data}"],
+        serve: [f"run={trained}", f"port={free_port()}"],
+    }[job]
+    began = time.monotonic()
+    assert numbers in complaint(job, *arguments, *more)
+    assert time.monotonic() - began < 15
+    assert has_no_checkpoint(tmp_path / "run")
+    assert not (trained / evaluate.RESULT).exists()
+
+
+def test_a_port_in_use_is_named(trained: Path, complaint) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        message = complaint(serve, f"run={trained}", f"port={port}")
+    assert f"can't listen on 127.0.0.1, port {port}" in message
+    assert "port=" in message
+
+
+@pytest.mark.parametrize("job", [evaluate, serve])
+def test_a_run_without_a_checkpoint_is_named(job: ModuleType, data: Path, tmp_path: Path, complaint) -> None:
+    arguments = [f"run={tmp_path}", *([f"data={data}"] if job is evaluate else [])]
+    assert f"{tmp_path} is no run directory" in complaint(job, *arguments)
+    (tmp_path / "config.yaml").write_text("{}")
+    assert f"{tmp_path} has no checkpoint 'latest'; it has none yet" in complaint(job, *arguments)
+
+
+def test_a_damaged_checkpoint_is_named(trained: Path, tmp_path: Path, complaint) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run, symlinks=True)
+    (run / "checkpoints" / "step_000007" / "adapter" / "adapter_model.safetensors").write_bytes(b"half")
+    assert "adapter/adapter_model.safetensors is not what was written" in complaint(serve, f"run={run}")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    return port
