@@ -66,29 +66,39 @@ def has_no_checkpoint(run: Path) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("job", "mistake", "meant"),
+    ("job", "needed", "mistake", "meant"),
     [
-        ("prepare", "soruce=phantoms", "source"),
-        ("sft", "optimizer.learning_rat=1", "optimizer.learning_rate"),
-        ("mavic", "rollout.engine.max_model_length=9", "rollout.engine.max_model_len"),
-        ("evaluate", "promts=3", "prompts"),
-        ("serve", "prot=80", "port"),
+        (prepare, ["out"], "soruce=phantoms", "source"),
+        (sft, ["run", "data", "model.path"], "optimizer.learning_rat=1", "optimizer.learning_rate"),
+        (mavic, ["run", "data", "model.path"], "rollout.engine.max_model_length=9", "rollout.engine.max_model_len"),
+        (evaluate, ["run", "data"], "promts=3", "prompts"),
+        (serve, ["run"], "prot=80", "port"),
     ],
 )
-def test_an_unknown_setting_names_the_nearest(job: str, mistake: str, meant: str, tmp_path: Path) -> None:
-    needed = {
-        "prepare": ["out"],
-        "sft": ["run", "data", "model.path"],
-        "mavic": ["run", "data", "model.path"],
-        "evaluate": ["run", "data"],
-        "serve": ["run"],
-    }[job]
-    arguments = [f"{name}={tmp_path / name}" for name in needed]
+def test_an_unknown_setting_names_the_nearest(
+    job: ModuleType, needed: Sequence[str], mistake: str, meant: str, tmp_path: Path, complaint
+) -> None:
+    message = complaint(job, *(f"{name}={tmp_path / name}" for name in needed), mistake)
+    assert f"unknown setting {mistake.partition('=')[0]}: did you mean {meant}?" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_job_that_is_called_wrongly_says_so_in_a_process_of_its_own(tmp_path: Path) -> None:
     ended = subprocess.run(
-        [sys.executable, "-m", f"jobs.{job}", *arguments, mistake], capture_output=True, text=True, timeout=120
+        [
+            sys.executable,
+            "-m",
+            "jobs.prepare",
+            "source=ham10000",
+            f"root={tmp_path / 'none'}",
+            f"out={tmp_path / 'out'}",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert ended.returncode == 2
-    assert f"unknown setting {mistake.partition('=')[0]}: did you mean {meant}?" in one_line(ended.stderr)
+    assert str(tmp_path / "none") in one_line(ended.stderr)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -162,10 +172,14 @@ def test_a_run_directory_of_other_settings_is_not_taken_over(
             ["rollout.workers=3", "rewards.cpus_per_worker=0.5"],
             "4.5 CPUs are asked for (rollout 3, rewards 0.5, ",
         ),
-        (mavic, ["learner.gpus_per_worker=1"], "1 GPUs are asked for (learner 1) and the cluster has 0"),
+        (
+            mavic,
+            ["learner.gpus_per_worker=1", "rollout.cpus_per_worker=0.5", "rewards.cpus_per_worker=0.5"],
+            "1 GPUs are asked for (learner 1) and the cluster has 0",
+        ),
         (sft, ["pool.workers=3"], "3 CPUs are asked for (pool 3) and the cluster has 2"),
         (evaluate, ["rollout.workers=64"], "64 CPUs are asked for (rollout 64) and the cluster has 2"),
-        (serve, ["pool.workers=64"], "ask for 64 CPUs and the cluster has 2"),
+        (serve, ["pool.workers=64"], "64 CPUs are asked for (pool 64) and the cluster has 2"),
     ],
 )
 def test_more_than_the_machine_has_is_refused_within_seconds_with_both_numbers(

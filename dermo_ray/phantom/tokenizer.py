@@ -6,13 +6,18 @@ completions stay short. Being byte-level, it encodes any text without an unknown
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
+import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from dermo_ray import prompts
-from dermo_ray.morphology import DERM7PT_FIELDS, DERM7PT_KEY, SKINCON_FEATURES, SKINCON_KEY
+from dermo_ray.completion import Completion, render
+from dermo_ray.data import wording
+from dermo_ray.morphology import SKINCON_FEATURES, SKINCON_KEY
+from dermo_ray.phantom.diagnoses import DIAGNOSES
+from dermo_ray.phantom.sampling import sample_morphology
 from dermo_ray.taxonomy import Taxonomy
 
 END_OF_TEXT = "<|endoftext|>"
@@ -34,8 +39,12 @@ CHAT_TEMPLATE = (
     "{%- if add_generation_prompt %}<|im_start|>assistant\n{%- endif %}"
 )
 
-# A JSON key up to its value's opening quote is one piece, so is the join of two entries, a tag, a word with its space.
-_PIECES = Regex(r'[A-Za-z][^"{}\[\]<>:,]*": ?["{\[]*|", "|</?\w+>\s?|[ ]?[^\s"<>{}\[\]]+|[^\w\s]+|\s+')
+# What BPE may merge: a JSON key up to its value's opening quote, the join of two entries, a tag, a phrase between two
+# punctuation marks. So a field, a value, a finding and a label can each become one token.
+_PIECES = Regex(r'[A-Za-z][^"{}\[\]<>:,]*": ?["{\[]*|", "|</?\w+>\s?|[ ]?[A-Za-z][^"{}\[\]<>:,;.\n]*|[^\w\s<]+|\s+|\S')
+
+_EXAMPLES = 600
+"""Completions about sampled phantoms in the tokenizer's training text."""
 
 
 def build_tokenizer(vocabulary_size: int = 1280) -> PreTrainedTokenizerFast:
@@ -67,21 +76,16 @@ def build_tokenizer(vocabulary_size: int = 1280) -> PreTrainedTokenizerFast:
 
 
 def _corpus() -> Iterator[str]:
-    """Every term of the closed vocabularies in the places where completions use it, and the prompts themselves."""
-    yield from itertools.chain.from_iterable(itertools.repeat(text, 20) for text in prompts.templates("brief"))
-    yield from prompts.templates("full")
-    yield from itertools.repeat("assistant\nuser\nsystem\n", 20)
+    """What the tasks of phantoms are written in: prompts, completions about sampled morphologies, terms, labels."""
     for _ in range(20):
+        yield from prompts.templates("brief")
+        yield "assistant\nuser\nsystem\n"
         yield from (f"<final_diagnosis>{label}</final_diagnosis>" for label in Taxonomy.load().labels)
-        yield from _as_json(SKINCON_KEY, [list(SKINCON_FEATURES)])
-        yield from _as_json(DERM7PT_KEY, ({n: v for n in DERM7PT_FIELDS} for v in _all_values()))
-        yield from (f" {name.lower()}: {value};" for name, values in DERM7PT_FIELDS.items() for value in values)
-        yield from (f"<reasoning> {name.lower()}, {name}.</reasoning>" for name in SKINCON_FEATURES)
-
-
-def _all_values() -> Iterable[str]:
-    return dict.fromkeys(itertools.chain.from_iterable(DERM7PT_FIELDS.values()))
-
-
-def _as_json(key: str, contents: Iterable[object]) -> Iterator[str]:
-    yield from (f"<morph>{json.dumps({key: content})}</morph>" for content in contents)
+        yield json.dumps({SKINCON_KEY: SKINCON_FEATURES})
+    yield from prompts.templates("full")
+    rng = np.random.default_rng(0)
+    for diagnosis in itertools.islice(itertools.cycle(DIAGNOSES.values()), _EXAMPLES):
+        morphology = sample_morphology(diagnosis.name, rng)
+        sentence, paragraph = wording.reasoning(morphology), wording.description(morphology, diagnosis.modality)
+        yield render(Completion("task3", reasoning=sentence, morphology=morphology, diagnosis=diagnosis.name))
+        yield render(Completion("task1", morphology=morphology, description=paragraph))
