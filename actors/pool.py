@@ -84,10 +84,9 @@ class Pool:
                 worker.running -= 1
 
     async def broadcast(self, method: str, *arguments: Any, timeout: float) -> list[Any]:
-        """Call `method` on every worker; the answers in the workers' order."""
-        return list(
-            await asyncio.gather(*(self._ask(w, method, arguments, timeout) for w in self.workers if not w.lost))
-        )
+        """Call `method` on every worker, replacements still starting included; answers in the workers' order."""
+        places = range(len(self.workers))
+        return list(await asyncio.gather(*(self._ask_at(place, method, arguments, timeout) for place in places)))
 
     async def close(self, farewell: str | None = None, timeout: float = 30) -> None:
         """End all workers, after calling `farewell` on those that still answer."""
@@ -103,6 +102,17 @@ class Pool:
             return await asyncio.wait_for(_future(worker.actor, method, arguments), timeout)
         except TimeoutError:
             raise PoolError(f"{worker.name} did not answer {method} within {timeout:g} s") from None
+
+    async def _ask_at(self, place: int, method: str, arguments: tuple[Any, ...], timeout: float) -> Any:
+        """Ask the worker at `place`, or the one that takes its place if it dies."""
+        while True:
+            async with self._change:
+                await self._change.wait_for(lambda: not self.workers[place].lost)
+                worker = self.workers[place]
+            try:
+                return await self._ask(worker, method, arguments, timeout)
+            except RayActorError as death:
+                await self._replace(worker, death)
 
     async def _new_worker(self) -> Worker:
         self._count += 1

@@ -9,6 +9,7 @@ from typing import Any
 
 import psutil
 import pytest
+import ray
 from ray.exceptions import RayTaskError
 
 from actors.pool import Pool, PoolError
@@ -35,6 +36,9 @@ def clerk_class() -> type:
 
         def work(self, number: int) -> tuple[int, tuple[Any, ...]]:
             return number, self.told
+
+        def tell(self, news: str) -> None:
+            self.told = (news,)
 
         def die_once(self, number: int) -> int:
             """Ends its process the first time anybody calls it."""
@@ -100,6 +104,24 @@ def test_a_call_that_lost_its_worker_is_made_again_on_a_replacement(tmp_path: Pa
     assert "clerk worker 3" in names
     assert sorted(arguments for _, arguments in told) == [(), ("policy 7",)]
     assert none_left(tmp_path)
+
+
+def test_what_all_workers_are_told_reaches_the_replacements_of_dead_ones(tmp_path: Path) -> None:
+    async def body(pool: Pool) -> tuple[list[Any], list[str]]:
+        pool.start_arguments = ("policy 7",)
+        calls = asyncio.gather(*(pool.call("die_once", number, timeout=60) for number in range(2)))
+        while not any(worker.lost for worker in pool.workers):
+            await asyncio.sleep(0.01)
+        # one worker is being replaced, and nobody has noticed yet that the other one is dead as well
+        ray.kill(next(worker.actor for worker in pool.workers if not worker.lost))
+        await pool.broadcast("tell", "policy 8", timeout=60)
+        assert sorted(await calls) == [0, 1]
+        told = await pool.broadcast("work", 0, timeout=60)
+        return told, sorted(worker.name for worker in pool.workers)
+
+    told, names = with_pool(tmp_path, body)
+    assert told == [(0, ("policy 8",))] * 2
+    assert names == ["clerk worker 3", "clerk worker 4"]
 
 
 def test_a_pool_whose_workers_keep_dying_gives_up_and_names_the_last(tmp_path: Path) -> None:
