@@ -36,7 +36,13 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
         except ConnectionError as error:
             raise UserError(f"no Ray cluster at RAY_ADDRESS={address}: start it, or unset the variable") from error
     else:
-        ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, logging_level=logging.WARNING)
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            logging_level=logging.WARNING,
+            log_to_driver=False,  # the libraries in the workers talk a lot; errors reach the driver as exceptions
+        )
     try:
         yield
     finally:

@@ -139,6 +139,7 @@ def test_a_finished_run_has_nothing_left_to_do_and_another_may_not_take_its_plac
         sft.run(straight.model_copy(update={"seed": 1}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [2, 3])
 def test_sharded_ranks_end_with_the_weights_of_replicated_ones(stage, straight, settings):
     config = settings(f"zero{stage}", sharding={"zero_stage": stage, "micro_batch_tokens": 400}, steps=2)

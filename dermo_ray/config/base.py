@@ -38,8 +38,8 @@ def load(model: type[SettingsT], path: Path | None, overrides: Sequence[str] = (
         if not path.is_file():
             raise UserError(f"no such settings file: {path}")
         try:
-            tree = yaml.safe_load(path.read_text()) or {}
-        except yaml.YAMLError as error:
+            tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
         if not isinstance(tree, dict):
             raise UserError(f"{path} must hold a mapping of settings")
@@ -71,7 +71,8 @@ def describe(
 
 def dump(settings: Settings, path: Path) -> None:
     """Write `settings` as YAML that `load` reads back to an equal model."""
-    path.write_text(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    path.write_text(text, encoding="utf-8")
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:

@@ -43,7 +43,7 @@ class Summary(Record):
     seconds: dict[str, FiniteFloat]
     """Wall time of each stage."""
     peak_rss_gib: FiniteFloat
-    """Largest resident memory of all processes together."""
+    """Most memory of all processes together; what they share counts once (proportional set size)."""
     versions: dict[str, str]
     """Python and the packages that the figures depend on."""
     served_answer: str
