@@ -21,7 +21,6 @@ from dermo_ray import checkpoints
 from dermo_ray.config.mavic import MavicConfig
 from dermo_ray.data.prompts import PromptOrder, read_prompts
 from dermo_ray.metrics import MetricsWriter
-from dermo_ray.models.chat import load_processor
 from dermo_ray.run_directory import claimed
 from jobs.cluster import ray_session
 from jobs.command import main
@@ -36,9 +35,11 @@ CHANGEABLE = frozenset({"steps", "rollout", "rewards", "checkpoint_every", "keep
 def run(config: MavicConfig) -> None:
     """Train until `config.steps` updates are made. Raises `UserError` for what can't be run as it is set."""
     prompts = read_prompts(config.data, "train", config.sources)
-    load_processor(config.model.path)  # names what is missing before anything starts
     with claimed(config.run, config, CHANGEABLE) as checkpoint, ray_session():
         require({"rollout": config.rollout, "rewards": config.rewards, "learner": config.learner})
+        from dermo_ray.models.chat import load_processor  # takes seconds; pools that don't fit should show before
+
+        load_processor(config.model.path)  # names what is missing before anything starts
         asyncio.run(_train(config, PromptOrder(prompts, config.seed), checkpoint))
 
 

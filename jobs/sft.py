@@ -28,7 +28,6 @@ from dermo_ray.config.sft import SftConfig
 from dermo_ray.data import conversations
 from dermo_ray.errors import UserError
 from dermo_ray.metrics import METRICS
-from dermo_ray.models.chat import load_processor
 from dermo_ray.run_directory import claimed
 from jobs.cluster import ray_session
 from jobs.command import main
@@ -50,13 +49,15 @@ def run(config: SftConfig) -> None:
     size = conversations.count(config.data, "train")
     if config.validation.every:
         conversations.count(config.data, "val")
-    load_processor(config.model.path)  # names what is missing before anything starts
     steps = config.steps or math.ceil(config.epochs * size / config.batch_size)
     with claimed(config.run, config, _CHANGEABLE) as checkpoint:
         done = _steps_done(config, checkpoint)
         if done < steps:
             with ray_session():
                 require({"pool": config.pool})
+                from dermo_ray.models.chat import load_processor  # takes seconds; a pool that doesn't fit shows before
+
+                load_processor(config.model.path)  # names what is missing before anything starts
                 with _progress(config.run / METRICS, done, steps):
                     _train(config, done, steps, checkpoint)
         print(f"{config.run}: {max(done, steps):,} updates done, {size:,} conversations an epoch")

@@ -47,7 +47,7 @@ _EXAMPLES = 600
 """Completions about sampled phantoms in the tokenizer's training text."""
 
 
-def build_tokenizer(vocabulary_size: int = 1280) -> PreTrainedTokenizerFast:
+def build_tokenizer(vocabulary_size: int) -> PreTrainedTokenizerFast:
     """Train the tokenizer; deterministic, and `len(tokenizer) <= vocabulary_size`."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
