@@ -8,6 +8,8 @@ def worker_environment(settings: PoolSettings) -> dict[str, str]:
     return {
         "OMP_NUM_THREADS": str(threads(settings)),
         "OMP_WAIT_POLICY": "PASSIVE",  # pools share cores: a thread that spins at a barrier starves the others
+        # else DeepSpeed looks at what the machine has, not at what the pool was given
+        "DS_ACCELERATOR": "cuda" if settings.on_gpu else "cpu",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",

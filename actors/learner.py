@@ -13,16 +13,16 @@ from typing import Any
 
 import ray
 import torch
-from peft import get_peft_model_state_dict
 from PIL import Image
 from torch import Tensor
 
 from actors.adapters import Adapter, publish
 from actors.deepspeed_engine import ShardedTrainer, join_ranks
+from actors.environment import threads
 from actors.messages import TrainingGroup
 from dermo_ray.algorithms import aggregate, kl_divergence, loss_units, token_losses
 from dermo_ray.config.mavic import MavicConfig
-from dermo_ray.models.batches import TokenSequence, VLMBatch, collate, encode_images
+from dermo_ray.models.batches import TokenSequence, VLMBatch, collate, encode_images, untrained
 from dermo_ray.models.chat import banned_token_ids, load_processor
 from dermo_ray.models.policy import PolicyScorer, load_policy
 
@@ -44,7 +44,7 @@ class LearnerRank:
     def __init__(self, config: MavicConfig, rank: int) -> None:
         self._config = config
         self._rank = rank
-        torch.set_num_threads(max(1, int(config.learner.cpus_per_worker)))
+        torch.set_num_threads(threads(config.learner))
 
     def endpoint(self) -> tuple[str, int]:
         """An address and a free port of this rank's node, where the ranks can meet."""
@@ -108,11 +108,10 @@ class LearnerRank:
 
     def save_adapter(self, folder: Path | None) -> None:
         """Write the adapter to `folder` in PEFT's format; ranks other than 0 give None and only help to gather."""
-        policy = self._policy
-        with self._trainer.whole(p for p in policy.parameters() if p.requires_grad):
+        with self._trainer.whole(p for p in self._policy.parameters() if p.requires_grad):
             if folder is not None:
                 # PEFT files hold the adapter alone and name the base model, so stock PEFT and vLLM can open them
-                policy.save_pretrained(folder, state_dict=get_peft_model_state_dict(policy))
+                self._policy.save_pretrained(folder)
 
     def save(self, folder: Path) -> None:
         """Write adapter and optimizer shards into an unfinished checkpoint; every rank must take part."""
@@ -159,10 +158,10 @@ class LearnerRank:
             group = training.scored.group
             with Image.open(self._config.data / group.prompt.record.image) as file:
                 images.append(file.convert("RGB"))
-            untrained = [False] * len(group.prompt_ids)
+            given = [False] * len(group.prompt_ids)
             for completion, advantage in zip(group.completions, training.advantages, strict=True):
                 ids = group.prompt_ids + completion.token_ids
-                sequences.append(TokenSequence(ids, untrained + [True] * len(completion.token_ids), position))
+                sequences.append(TokenSequence(ids, given + [True] * len(completion.token_ids), position))
                 advantages.append(advantage)
                 rollout_logprobs += completion.logprobs
         pad_id = self._processor.tokenizer.pad_token_id
@@ -175,8 +174,7 @@ class LearnerRank:
     def _padding(self, pieces: list[Piece], groups: Sequence[TrainingGroup]) -> Piece:
         """A pass without a trained token, for a rank that has fewer than others."""
         piece = pieces[-1] if pieces else self._piece(groups[:1])
-        batch = VLMBatch(**{**vars(piece.batch), "trained": torch.zeros_like(piece.batch.trained)})
-        return Piece(batch, piece.advantages, torch.zeros_like(piece.rollout_logprobs))
+        return Piece(untrained(piece.batch), piece.advantages, torch.zeros_like(piece.rollout_logprobs))
 
 
 def deal(groups: Sequence[TrainingGroup], ranks: int) -> list[list[TrainingGroup]]:

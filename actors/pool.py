@@ -5,7 +5,7 @@ way on a worker that died is made again on another, so that no group is lost; `c
 """
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -25,7 +25,7 @@ class Worker:
     name: str
     actor: ActorHandle[Any]
     running: int = 0
-    lost: bool = field(default=False)
+    lost: bool = False
 
 
 class PoolError(RuntimeError):

@@ -5,14 +5,16 @@ Invariant: all completions of a group come from one policy version, the newest t
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from actors.adapters import Adapter
+from actors.environment import threads, worker_environment
 from actors.messages import Group, Prompt, Sampling
+from actors.pool import Pool
+from dermo_ray.config.mavic import RolloutSettings
 from dermo_ray.config.model import ModelSettings
 from dermo_ray.config.pools import EngineSettings
 
@@ -36,7 +38,6 @@ class RolloutWorker:
         self._on_gpu, self._threads = on_gpu, threads
         self._data = data
         self._engine: Engine | None = None
-        self._tokens = 0
 
     async def start(self, adapter: Adapter | None = None) -> None:
         """Start the engine and load the adapter that the others have."""
@@ -56,12 +57,7 @@ class RolloutWorker:
         with Image.open(self._data / prompt.record.image) as file:
             image = file.convert("RGB")
         prompt_ids, completions = await self.engine.generate(prompt.record.prompt, [image], sampling, version)
-        self._tokens += sum(len(completion.token_ids) for completion in completions)
         return Group(prompt, version or 0, prompt_ids, completions)
-
-    async def statistics(self) -> dict[str, Any]:
-        """Tokens generated so far, and the versions that are loaded."""
-        return {"tokens": self._tokens, "versions": self.engine.versions, "time": time.time()}
 
     async def close(self) -> None:
         """Stop the engine's processes; the actor can be killed afterwards."""
@@ -74,3 +70,15 @@ class RolloutWorker:
         if self._engine is None:
             raise RuntimeError("the rollout worker was not started")
         return self._engine
+
+
+def rollout_pool(settings: RolloutSettings, model: ModelSettings, lora_rank: int | None, data: Path) -> Pool:
+    """The pool of engines that answer prompts of the prepared folder `data`, not yet open."""
+    return Pool(
+        "rollout",
+        settings,
+        RolloutWorker,
+        (model, settings.engine, lora_rank, data, settings.on_gpu, threads(settings)),
+        worker_environment(settings),
+        start_timeout=settings.engine.start_timeout,
+    )

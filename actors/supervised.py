@@ -29,10 +29,10 @@ from dermo_ray import checkpoints
 from dermo_ray.config.sft import SftConfig
 from dermo_ray.data.conversations import Conversations, batch_indices, content_hash, deal, permutation
 from dermo_ray.metrics import MetricsWriter
-from dermo_ray.models.batches import VLMBatch
+from dermo_ray.models.batches import VLMBatch, untrained
 from dermo_ray.models.chat import load_processor
 from dermo_ray.models.policy import load_policy
-from dermo_ray.models.supervised import TokenScorer, encode, untrained
+from dermo_ray.models.supervised import TokenScorer, encode
 from dermo_ray.run_directory import CHECKPOINTS
 
 ItemT = TypeVar("ItemT")
@@ -44,7 +44,6 @@ class Assignment:
     """What the driver hands to every rank."""
 
     config: SftConfig
-    """With absolute paths: a worker's working directory is its own."""
     done: int
     """Updates that `checkpoint` has seen."""
     steps: int

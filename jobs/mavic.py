@@ -12,11 +12,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from actors.controller import Progress, RunController
-from actors.environment import threads, worker_environment
+from actors.environment import worker_environment
 from actors.learner_pool import LearnerPool
 from actors.pool import Pool
 from actors.reward import RewardWorker
-from actors.rollout import RolloutWorker
+from actors.rollout import rollout_pool
 from dermo_ray import checkpoints
 from dermo_ray.config.mavic import MavicConfig
 from dermo_ray.data.prompts import PromptOrder, read_prompts
@@ -51,7 +51,8 @@ async def _train(config: MavicConfig, order: PromptOrder, checkpoint: Path | Non
     if progress.version >= config.steps:
         print(f"{config.run} has made its {progress.version} updates: nothing to do")
         return
-    rollout, reward, learner = rollout_pool(config), reward_pool(config), LearnerPool(config)
+    rollout = rollout_pool(config.rollout, config.model, config.lora.rank, config.data)
+    reward, learner = reward_pool(config), LearnerPool(config)
     with (
         MetricsWriter(config.run, progress.version) as writer,
         tqdm(total=config.steps, initial=progress.version, desc="mavic", unit=" updates", file=sys.stderr) as bar,
@@ -71,19 +72,6 @@ async def _train(config: MavicConfig, order: PromptOrder, checkpoint: Path | Non
             learner.close()
             await reward.close()
             await rollout.close(farewell="close")
-
-
-def rollout_pool(config: MavicConfig) -> Pool:
-    """The pool of engines, not yet open."""
-    settings = config.rollout
-    return Pool(
-        "rollout",
-        settings,
-        RolloutWorker,
-        (config.model, settings.engine, config.lora.rank, config.data, settings.on_gpu, threads(settings)),
-        worker_environment(settings),
-        start_timeout=settings.engine.start_timeout,
-    )
 
 
 def reward_pool(config: MavicConfig) -> Pool:

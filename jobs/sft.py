@@ -45,7 +45,6 @@ def run(config: SftConfig) -> None:
     Raises `UserError` for a folder without prepared data or model, a run directory that is taken, more resources than
     the cluster has, and a conversation that is too long.
     """
-    config = _with_absolute_paths(config)
     size = conversations.count(config.data, "train")
     if config.validation.every:
         conversations.count(config.data, "val")
@@ -61,11 +60,6 @@ def run(config: SftConfig) -> None:
                 with _progress(config.run / METRICS, done, steps):
                     _train(config, done, steps, checkpoint)
         print(f"{config.run}: {max(done, steps):,} updates done, {size:,} conversations an epoch")
-
-
-def _with_absolute_paths(config: SftConfig) -> SftConfig:
-    model = config.model.model_copy(update={"path": config.model.path.absolute()})
-    return config.model_copy(update={"run": config.run.absolute(), "data": config.data.absolute(), "model": model})
 
 
 def _steps_done(config: SftConfig, checkpoint: Path | None) -> int:
@@ -86,7 +80,6 @@ def _train(config: SftConfig, done: int, steps: int, checkpoint: Path | None) ->
 
         supervised.train_rank(supervised.Assignment(config, done, steps, checkpoint))
 
-    accelerator = "cuda" if config.pool.on_gpu else "cpu"  # else DeepSpeed looks at what is there, not at what is ours
     trainer = TorchTrainer(
         train_rank,
         torch_config=TorchConfig(backend="nccl" if config.pool.on_gpu else "gloo"),
@@ -99,7 +92,7 @@ def _train(config: SftConfig, done: int, steps: int, checkpoint: Path | None) ->
         run_config=RunConfig(  # type: ignore[arg-type]  # static types of ray.train are those of its first version
             name="ray",
             storage_path=str(config.run / "logs"),
-            worker_runtime_env={"env_vars": worker_environment(config.pool) | {"DS_ACCELERATOR": accelerator}},
+            worker_runtime_env={"env_vars": worker_environment(config.pool)},
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )

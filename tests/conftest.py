@@ -1,12 +1,15 @@
 """Fixtures that several test modules share. Those that need torch import it themselves: most tests do without."""
 
 import csv
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 
+from dermo_ray import checkpoints
 from jobs.cluster import ray_session
 
 WriteHam10000 = Callable[[Path, Sequence[tuple[str, str, str]], Mapping[str, int]], None]
@@ -46,6 +49,17 @@ def tiny_adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
                 weight.normal_(std=0.1, generator=generator)
     policy.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained_run(tiny_model: Path, tiny_adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory whose one checkpoint, of update 7, holds `tiny_adapter`; to be read, not written."""
+    run = tmp_path_factory.mktemp("run")
+    (run / "config.yaml").write_text(yaml.safe_dump({"model": {"path": str(tiny_model)}, "lora": {"rank": 8}}))
+    partial = checkpoints.begin(run / "checkpoints", 7)
+    shutil.copytree(tiny_adapter, partial / "adapter")
+    checkpoints.commit(partial, {"step": 7, "version": 7})
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -28,17 +28,6 @@ def data(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.fixture(scope="module")
-def trained(tiny_model: Path, tiny_adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run directory with a checkpoint."""
-    run = tmp_path_factory.mktemp("run")
-    (run / "config.yaml").write_text(yaml.safe_dump({"model": {"path": str(tiny_model)}, "lora": {"rank": 8}}))
-    partial = checkpoints.begin(run / "checkpoints", 7)
-    shutil.copytree(tiny_adapter, partial / "adapter")
-    checkpoints.commit(partial, {"step": 7, "version": 7})
-    return run
-
-
 @pytest.fixture
 def complaint(capfd: pytest.CaptureFixture[str]):
     """Runs a job that must end with exit status 2; what it says, which must be one line."""
@@ -127,7 +116,7 @@ def test_a_folder_that_was_not_prepared_is_named(job: ModuleType, tiny_model: Pa
 
 
 def test_a_model_folder_without_its_processor_is_named(
-    tiny_model: Path, data: Path, trained: Path, tmp_path: Path, complaint
+    tiny_model: Path, data: Path, trained_run: Path, tmp_path: Path, complaint
 ) -> None:
     model = tmp_path / "model"
     shutil.copytree(tiny_model, model, ignore=shutil.ignore_patterns("*processor*"))
@@ -135,7 +124,7 @@ def test_a_model_folder_without_its_processor_is_named(
     for job in (sft, mavic):
         assert f"{model} has no processor" in complaint(job, *training(job, run, data, model))
         assert has_no_checkpoint(run)
-    shutil.copytree(trained, run, symlinks=True, dirs_exist_ok=True)
+    shutil.copytree(trained_run, run, symlinks=True, dirs_exist_ok=True)
     (run / "config.yaml").write_text(yaml.safe_dump({"model": {"path": str(model)}, "lora": {"rank": 8}}))
     assert f"{model} has no processor" in complaint(serve, f"run={run}", f"port={free_port()}")
 
@@ -189,7 +178,7 @@ def test_more_than_the_machine_has_is_refused_with_both_numbers(
     more: Sequence[str],
     numbers: str,
     data: Path,
-    trained: Path,
+    trained_run: Path,
     tiny_model: Path,
     tmp_path: Path,
     complaint,
@@ -197,16 +186,16 @@ def test_more_than_the_machine_has_is_refused_with_both_numbers(
     if job in (sft, mavic):
         arguments = training(job, tmp_path / "run", data, tiny_model)
     else:
-        arguments = [f"run={trained}", f"data={data}" if job is evaluate else f"port={free_port()}"]
+        arguments = [f"run={trained_run}", f"data={data}" if job is evaluate else f"port={free_port()}"]
     assert numbers in complaint(job, *arguments, *more)
     assert has_no_checkpoint(tmp_path / "run")
-    assert not (trained / evaluate.RESULT).exists()
+    assert not (trained_run / evaluate.RESULT).exists()
 
 
-def test_a_port_in_use_is_named(trained: Path, complaint) -> None:
+def test_a_port_in_use_is_named(trained_run: Path, complaint) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        message = complaint(serve, f"run={trained}", f"port={port}")
+        message = complaint(serve, f"run={trained_run}", f"port={port}")
     assert f"can't listen on 127.0.0.1, port {port}" in message
     assert "port=" in message
 
@@ -219,9 +208,9 @@ def test_a_run_without_a_checkpoint_is_named(job: ModuleType, data: Path, tmp_pa
     assert f"{tmp_path} has no checkpoint 'latest'; it has none yet" in complaint(job, *arguments)
 
 
-def test_a_damaged_checkpoint_is_named(trained: Path, tmp_path: Path, complaint) -> None:
+def test_a_damaged_checkpoint_is_named(trained_run: Path, tmp_path: Path, complaint) -> None:
     run = tmp_path / "run"
-    shutil.copytree(trained, run, symlinks=True)
+    shutil.copytree(trained_run, run, symlinks=True)
     (run / "checkpoints" / "step_000007" / "adapter" / "adapter_model.safetensors").write_bytes(b"half")
     assert "adapter/adapter_model.safetensors is not what was written" in complaint(serve, f"run={run}")
 

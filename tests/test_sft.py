@@ -17,8 +17,9 @@ from dermo_ray.config.sft import SftConfig
 from dermo_ray.data.conversations import Conversations, batch_indices
 from dermo_ray.errors import UserError
 from dermo_ray.metrics import METRICS
+from dermo_ray.models.batches import untrained
 from dermo_ray.models.chat import load_processor
-from dermo_ray.models.supervised import TokenScorer, encode, untrained
+from dermo_ray.models.supervised import TokenScorer, encode
 from dermo_ray.report.metrics import read_metrics
 from jobs import prepare, sft
 from jobs.resources import require

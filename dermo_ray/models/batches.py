@@ -4,7 +4,7 @@ Invariant: an image is in a batch once, however many sequences show it; `image_i
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -89,6 +89,11 @@ def collate(sequences: Sequence[TokenSequence], images: dict[str, Tensor], pad_i
         trained[row, : len(sequence)] = torch.tensor(sequence.trained)
     trained[:, 0] = False
     return VLMBatch(input_ids, attention_mask, trained, torch.tensor([s.image for s in sequences]), images)
+
+
+def untrained(batch: VLMBatch) -> VLMBatch:
+    """The same batch without a trained token: a forward pass whose loss is 0."""
+    return replace(batch, trained=torch.zeros_like(batch.trained))
 
 
 def micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:

@@ -51,8 +51,3 @@ def encode(
         rows = [replace(sequences[position], image=row) for row, position in enumerate(positions)]
         batches.append(collate(rows, shown, processor.tokenizer.pad_token_id))
     return batches
-
-
-def untrained(batch: VLMBatch) -> VLMBatch:
-    """The same batch without a trained token: a forward pass whose loss is 0."""
-    return replace(batch, trained=torch.zeros_like(batch.trained))
