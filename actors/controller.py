@@ -24,11 +24,12 @@ from dermo_ray.config.mavic import MavicConfig
 from dermo_ray.data.prompts import PromptOrder
 from dermo_ray.rollouts import ScoredCompletion
 from dermo_ray.run_directory import CHECKPOINTS
+from rewards.watch import Watch, Watched
 
 ROLLOUTS = "rollouts"
 
-Report = Callable[[int, dict[str, float]], None]
-"""Takes the number of an update that was made, and its metrics."""
+Report = Callable[[int, dict[str, float], str | None], None]
+"""Takes the number of an update that was made, its metrics, and an alarm where there is cause for one."""
 
 
 @dataclass
@@ -77,6 +78,7 @@ class RunController:
         self._change = asyncio.Condition()
         self._again = sorted(progress.pending)
         self._published = progress.version
+        self._watch = Watch(config.watch)
 
     async def run(self) -> None:
         """Make the updates that are left. The first error of any pool ends the run."""
@@ -139,7 +141,7 @@ class RunController:
         batch = await self._batch()
         clock.lap("seconds/wait_rollout")
         training = with_advantages(batch, config.algorithm.estimator)
-        metrics = describe(training, version)
+        metrics = describe(training, version) | self._watch.observe(map(_watched, batch))
         metrics |= await self._learner.update(training, version)
         self._check_engine(metrics, batch)
         self._progress.version += 1
@@ -154,7 +156,7 @@ class RunController:
         metrics |= clock.laps
         metrics["tokens_per_second"] = metrics["tokens"] / sum(clock.laps.values())
         metrics["samples_per_second"] = len(rows) / sum(clock.laps.values())
-        self._report(self._progress.version, metrics)
+        self._report(self._progress.version, metrics, self._watch.alarm())
 
     async def _batch(self) -> list[ScoredGroup]:
         """The groups of the next update: those admitted first, however long the last of them takes.
@@ -227,7 +229,6 @@ def describe(batch: Sequence[TrainingGroup], version: int) -> dict[str, float]:
     metrics = {
         "reward/total": fmean(reward.total for reward in rewards),
         "reward_std_in_group": fmean(pstdev(values) for values in totals),
-        "constant_groups": fmean(float(max(values) - min(values) < 1e-9) for values in totals),
         "format_valid": fmean(float(not reward.faults) for reward in rewards),
         "gate": fmean(reward.gate for reward in rewards),
         "entropy": -fmean(value for completion in completions for value in completion.logprobs),
@@ -241,6 +242,10 @@ def describe(batch: Sequence[TrainingGroup], version: int) -> dict[str, float]:
         metrics[f"reward/{term}"] = fmean(reward.terms[term] for reward in rewards if term in reward.terms)
     faults = Counter(fault for reward in rewards for fault in reward.faults)
     return metrics | {f"faults/{name}": count / len(rewards) for name, count in sorted(faults.items())}
+
+
+def _watched(scored: ScoredGroup) -> Watched:
+    return Watched(scored.rewards, [len(completion.token_ids) for completion in scored.group.completions])
 
 
 def completion_rows(training: TrainingGroup, step: int) -> list[ScoredCompletion]:

@@ -16,7 +16,7 @@ from vllm.inputs import TokensPrompt
 from vllm.logprobs import FlatLogprobs
 from vllm.lora.request import LoRARequest
 from vllm.outputs import CompletionOutput, RequestOutput
-from vllm.sampling_params import RequestOutputKind
+from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from actors.adapters import Adapter, checksum
@@ -151,6 +151,7 @@ class Engine:
                 await self.llm.remove_lora(self._adapters.pop(version).lora_int_id)
 
     def _parameters(self, sampling: Sampling) -> SamplingParams:
+        schema = sampling.json_schema
         return SamplingParams(
             n=sampling.n,
             temperature=sampling.temperature,
@@ -167,6 +168,7 @@ class Engine:
             logprobs=0,
             flat_logprobs=True,
             logit_bias=self.penalties,
+            structured_outputs=StructuredOutputsParams(json=schema) if schema is not None else None,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )

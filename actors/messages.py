@@ -18,6 +18,8 @@ class Sampling:
     temperature: float = 1.0
     max_tokens: int = 512
     seed: int | None = None
+    json_schema: str | None = None
+    """What the completions must fit; None leaves them free."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,18 @@ from dermo_ray.morphology import Modality, Morphology
 
 Task = Literal["task1", "task3"]
 Split = Literal["train", "val", "test"]
+Format = Literal[
+    "description",
+    "morph_description",
+    "reasoning",
+    "morph_reasoning",
+    "diagnosis",
+    "attribute_choice",
+    "diagnosis_choice_4",
+    "diagnosis_choice_25",
+    "hierarchy",
+]
+"""The formats of training conversations."""
 
 
 class Record(BaseModel):
@@ -59,11 +71,13 @@ class Trajectory(Record):
     id: str
     image: str
     format: str
-    """Which task format: `morph_description` or `morph_reasoning`, `reasoning`, ..."""
+    """A `Format`, or another name where the conversation comes from a released file."""
     source: str
     group: str
     """The patient or lesion; never split across train, val and test."""
     conversations: list[Turn]
+    annotator: str | None = None
+    """Who made what is machine-made in the answers, as JSON: for each part the model, its prompt's version, date."""
 
 
 class RLPrompt(Record):

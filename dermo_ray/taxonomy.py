@@ -5,22 +5,26 @@ substring: "Melanoma" must not find "Melanoma in situ". Invariants of a tree: ea
 folded name belongs to one leaf, each leaf can be written as one diagnosis.
 """
 
-import json
+import difflib
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import yaml
 
 from dermo_ray.completion import MAX_LABEL_CHARS, is_one_label
 from dermo_ray.errors import UserError
+from dermo_ray.taxonomy_files import ITEMS_KEY, Leaf, parse_json, parse_mapping, parse_yaml
 
-ITEMS_KEY = "_items_"
-"""Under this key the released top-down files list the leaves of a node that has subclasses too."""
+__all__ = ["Leaf", "Taxonomy", "fold_label"]
+
+T = TypeVar("T")
 
 _NOT_LETTER_OR_DIGIT = re.compile(r"[\W_]+")
 
@@ -30,29 +34,24 @@ def fold_label(text: str) -> str:
     return _NOT_LETTER_OR_DIGIT.sub("", unicodedata.normalize("NFD", text.casefold()))
 
 
-@dataclass(frozen=True)
-class Leaf:
-    """A diagnosis: its canonical label, the categories above it from the superclass down, its other names."""
-
-    label: str
-    path: tuple[str, ...]
-    synonyms: tuple[str, ...] = ()
-
-
 class Taxonomy:
     """An immutable tree of diagnoses. Methods that take a label take any of its names."""
 
-    def __init__(self, leaves: list[Leaf], source: str = "the taxonomy") -> None:
+    def __init__(self, leaves: Iterable[Leaf], source: str = "the taxonomy") -> None:
         """Index the leaves; raises `UserError` naming both where two claim one name."""
-        if not leaves:
+        self.leaves = tuple(leaves)
+        """Every leaf, in the file's order."""
+        if not self.leaves:
             raise UserError(f"{source} holds no diagnosis; it needs at least one leaf")
-        self._leaves = {leaf.label: leaf for leaf in leaves}
+        self._leaf_by_label = {leaf.label: leaf for leaf in self.leaves}
         self._label_by_name: dict[str, str] = {}
         places: dict[str, str] = {}
-        for leaf in leaves:
+        for leaf in self.leaves:
             if not is_one_label(leaf.label):
                 raise UserError(f"{source}: {leaf.label!r} does not read as one label; rename it, keep this a synonym")
             place = " > ".join([*leaf.path, leaf.label])
+            if ITEMS_KEY in (*leaf.path, leaf.label):
+                raise UserError(f"{source}: {ITEMS_KEY!r} in {place} marks lists of labels in JSON files; rename it")
             for name in dict.fromkeys(map(fold_label, (leaf.label, *leaf.synonyms))):
                 if not name:
                     raise UserError(f"{source}: {place} has a name without letters or digits")
@@ -62,37 +61,29 @@ class Taxonomy:
                 self._label_by_name[name] = leaf.label
 
     @classmethod
-    def load(cls, path: Path | str | None = None) -> "Taxonomy":
-        """Read a tree; without a path the default one, which holds the labels of HAM10000 and the phantoms.
+    def load(cls, path: Path | str | None = None, mapping: Path | str | None = None) -> "Taxonomy":
+        """Read a tree; without a path the default one, which holds the labels of the supported data sets.
 
         A `.yaml` file nests categories; a leaf is a label with the list of its synonyms. A `.json` file has one of
         the shapes DermoGPT's scripts read: bottom-up, label -> categories from the top down (every value is a
         list), or top-down, nested categories whose leaves stand in a list, under `_items_` beside subclasses.
+        `mapping` is a JSON file raw label -> name of a leaf; the raw labels become synonyms.
 
         Raises `UserError` for a missing, malformed or ambiguous file.
         """
         if path is None:
-            text = resources.files("dermo_ray").joinpath("taxonomy.yaml").read_text(encoding="utf-8")
-            return cls(list(_leaves_of_yaml(yaml.safe_load(text), ())), "the default taxonomy")
-        path = Path(path)
-        if not path.is_file():
-            raise UserError(f"no such taxonomy file: {path}")
-        try:
-            if path.suffix == ".json":
-                tree = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_distinct)
-            else:
-                tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_DistinctKeysLoader)
-            if not isinstance(tree, dict):
-                raise ValueError("it must hold a mapping of categories")
-            leaves = list(_leaves_of_json(tree) if path.suffix == ".json" else _leaves_of_yaml(tree, ()))
-        except (ValueError, yaml.YAMLError) as error:
-            raise UserError(f"the taxonomy {path} can't be read: {' '.join(str(error).split())}") from error
-        return cls(leaves, str(path))
+            tree = _default()
+        else:
+            parse = parse_json if Path(path).suffix == ".json" else parse_yaml
+            tree = cls(_read(Path(path), "taxonomy", parse), str(path))
+        if mapping is None:
+            return tree
+        return tree.with_names(_read(Path(mapping), "mapping", parse_mapping), str(mapping))
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Every leaf's canonical label, in the file's order."""
-        return tuple(self._leaves)
+        return tuple(self._leaf_by_label)
 
     def canonical(self, text: str) -> str | None:
         """The leaf label that `text` is a spelling or synonym of, or None."""
@@ -105,7 +96,7 @@ class Taxonomy:
     def siblings(self, label: str) -> list[str]:
         """The other leaves under the same parent. Raises `KeyError` for a label not in the tree."""
         leaf = self._leaf(label)
-        return [other.label for other in self._leaves.values() if other.path == leaf.path and other is not leaf]
+        return [other.label for other in self.leaves if other.path == leaf.path and other is not leaf]
 
     def similarity(self, a: str, b: str) -> float:
         """Closeness 2 * depth(lca) / (depth(a) + depth(b)), in [0, 1]; 0 where either is not in the tree.
@@ -117,7 +108,7 @@ class Taxonomy:
             return 0.0
         if first == second:
             return 1.0
-        one, other = self._leaves[first].path, self._leaves[second].path
+        one, other = self._leaf_by_label[first].path, self._leaf_by_label[second].path
         shared = 0
         for left, right in zip(one, other, strict=False):
             if left != right:
@@ -125,65 +116,58 @@ class Taxonomy:
             shared += 1
         return 2 * shared / (len(one) + len(other) + 2)
 
+    def nearest(self, text: str, count: int = 3) -> list[str]:
+        """The labels of up to `count` leaves with a name spelt like `text`, best first, for a person to choose from.
+
+        Names are compared letter by letter (difflib's ratio, at least 0.6), their words in alphabetical order, so that
+        "Nevus, blue" is near "Blue Nevus". Spelling is no medicine: never take a candidate for the diagnosis unseen.
+        """
+        keys = difflib.get_close_matches(_sorted_words(text[:MAX_LABEL_CHARS]), self._spellings, len(self._spellings))
+        return list(dict.fromkeys(self._spellings[key] for key in keys))[:count]
+
+    def with_names(self, names: Mapping[str, str], source: str = "the mapping") -> "Taxonomy":
+        """The tree with more synonyms: raw label -> any name of the leaf that it means.
+
+        Raises `UserError` for a leaf that is not in the tree, and for a raw label that names another one.
+        """
+        added = defaultdict(list)
+        for raw, name in names.items():
+            label = self.canonical(name)
+            if label is None:
+                raise UserError(
+                    f"{source} maps {raw!r} to {name!r}, which is not in the tree; add the leaf or change it"
+                )
+            if self.canonical(raw) != label:
+                added[label].append(raw)
+        return Taxonomy([replace(leaf, synonyms=(*leaf.synonyms, *added[leaf.label])) for leaf in self.leaves], source)
+
+    @cached_property
+    def _spellings(self) -> dict[str, str]:
+        """Every name with its words in alphabetical order -> the label."""
+        return {_sorted_words(name): leaf.label for leaf in self.leaves for name in (*leaf.synonyms, leaf.label)}
+
     def _leaf(self, label: str) -> Leaf:
         canonical = self.canonical(label)
         if canonical is None:
             raise KeyError(f"{label!r} is not in the taxonomy")
-        return self._leaves[canonical]
+        return self._leaf_by_label[canonical]
 
 
-def _leaves_of_yaml(node: dict[str, Any], path: tuple[str, ...]) -> Iterator[Leaf]:
-    for name, below in node.items():
-        if isinstance(below, dict):
-            yield from _leaves_of_yaml(below, (*path, _text(name)))
-        else:
-            yield Leaf(_text(name), path, _texts(below, name))
+@cache
+def _default() -> Taxonomy:
+    """The default tree, read once: that takes a fraction of a second, and nothing can change it."""
+    text = resources.files("dermo_ray").joinpath("taxonomy.yaml").read_text(encoding="utf-8")
+    return Taxonomy(parse_yaml(text), "the default taxonomy")
 
 
-def _leaves_of_json(tree: dict[str, Any]) -> Iterator[Leaf]:
-    if all(isinstance(value, list) for value in tree.values()):
-        for label, categories in tree.items():
-            yield Leaf(label, _texts(categories, label))
-    else:
-        yield from _leaves_top_down(tree, ())
+def _read(path: Path, kind: str, parse: Callable[[str], T]) -> T:
+    if not path.is_file():
+        raise UserError(f"no such {kind} file: {path}")
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise UserError(f"the {kind} {path} can't be read: {' '.join(str(error).split())}") from error
 
 
-def _leaves_top_down(node: Mapping[str, Any] | list[Any], path: tuple[str, ...]) -> Iterator[Leaf]:
-    if isinstance(node, list):
-        for label in _texts(node, " > ".join(path)):
-            yield Leaf(label, path)
-        return
-    if not isinstance(node, Mapping):
-        raise ValueError(f"{' > '.join(path)!r} must hold categories or a list of labels")
-    for name, below in node.items():
-        yield from _leaves_top_down(below, path if name == ITEMS_KEY else (*path, name))
-
-
-def _texts(value: object, name: object) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        raise ValueError(f"{name!r} must hold a list, [] where it is empty")
-    return tuple(map(_text, value))
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{value!r} is not text; quote it")
-    return value
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A dict of the pairs; refuses a repeated key, which JSON and YAML readers would drop in silence."""
-    tree: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in tree:
-            raise ValueError(f"{key!r} is written twice under one parent")
-        tree[key] = value
-    return tree
-
-
-class _DistinctKeysLoader(yaml.SafeLoader):
-    """YAML in which a key stands once in a mapping."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        _distinct([(key.value, None) for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
-        return super().construct_mapping(node, deep=deep)
+def _sorted_words(text: str) -> str:
+    return "".join(sorted(fold_label(word) for word in _NOT_LETTER_OR_DIGIT.split(text)))

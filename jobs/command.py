@@ -5,6 +5,7 @@ Exit status: 0 only where the job did its work, 2 for what the user can put righ
 interrupted; any other failure keeps its traceback.
 """
 
+import json
 import shutil
 import sys
 import textwrap
@@ -48,20 +49,31 @@ def main(
 def parse(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
     """Split a command line into the settings file, if one is named, and the overrides.
 
-    Raises `UserError` for an option or a second file.
+    `--key value`, or `--key` alone for what can be true, is another way to write an override of the first level.
+    Raises `UserError` for any other option and for a second file.
     """
     path: Path | None = None
     overrides = []
-    for argument in arguments:
+    remaining = list(arguments)
+    while remaining:
+        argument = remaining.pop(0)
         if argument.startswith("-"):
-            raise UserError(f"unknown option {argument}: settings are written key.sub=value; --help lists them")
-        if "=" in argument:
+            has_value = bool(remaining) and not remaining[0].startswith("-") and "=" not in remaining[0]
+            overrides.append(_as_override(argument, remaining.pop(0) if has_value else "true"))
+        elif "=" in argument:
             overrides.append(argument)
         elif path is not None:
             raise UserError(f"one settings file at most, not {path} and {argument}")
         else:
             path = Path(argument)
     return path, overrides
+
+
+def _as_override(option: str, value: str) -> str:
+    name = option.removeprefix("--").replace("-", "_")
+    if not option.startswith("--") or not name.isidentifier():
+        raise UserError(f"unknown option {option}: settings are written key.sub=value; --help lists them")
+    return f"{name}={json.dumps(value)}"  # as text, so that "--steps" alone is no number
 
 
 def usage(model: type[Settings], module: str, doc: str | None) -> str:

@@ -30,6 +30,7 @@ from dermo_ray.taxonomy import Taxonomy
 from jobs.cluster import ray_session
 from jobs.command import main
 from jobs.resources import require
+from rewards.check import check_reward
 from serve.checkpoints import Checkpoint, resolve
 
 CONFIG = EvaluateConfig
@@ -41,6 +42,7 @@ COMPLETIONS = "evaluation"
 
 def run(config: EvaluateConfig) -> Evaluation:
     """Measure both policies, write the results, and return them."""
+    check_reward(config.reward)
     checkpoint = resolve(config.run, config.checkpoint)
     if checkpoint.adapter is None:
         raise UserError(f"{config.run} has no adapter to compare with its base model: give a run of jobs.mavic")
@@ -66,7 +68,7 @@ async def _sample(
     settings = config.rollout
     pool = rollout_pool(settings, checkpoint.model, checkpoint.lora_rank, config.data)
     pool.start_arguments = (Adapter.at(adapter, checkpoint.version),)
-    scorer = RewardWorker(config.reward)
+    scorer = RewardWorker(config.reward, config.data)
     room = asyncio.Semaphore(settings.max_concurrent)
 
     async def answer(prompt: Prompt, policy: str, greedy: bool) -> list[ScoredCompletion]:

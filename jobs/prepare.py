@@ -1,32 +1,51 @@
 """Reads data sets and writes the prepared folder: images, training conversations and reinforcement-learning prompts.
 
 One source: `source=ham10000 root=DIR out=DIR`, or `source=phantoms count=1000 out=DIR`. Several: a settings file with
-`sources`. Images are read, checked and stored by Ray Data on every core of the cluster; `out` must lie on a file system
-that all of its nodes share. Memory does not grow with the images: only their rows come back.
-An unchanged run does no work; a failed one leaves nothing that looks complete.
+`sources`. Images are read, checked and stored by Ray Data on every core of the cluster; `out` and its cache must lie on
+a file system that all of its nodes share. Memory does not grow with the images: only their rows come back.
+An unchanged run does no work; one that was cut off, or whose settings changed, reads again only what it has to.
 """
 
+import asyncio
+import os
+import shutil
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import ray.data
+import rich
+import rich.markup
+import rich.table
 from tqdm import tqdm
 
-from dermo_ray.config.prepare import ImageSettings, PrepareConfig
+from actors.annotator import pool_teacher
+from dermo_ray.config.prepare import PrepareConfig
+from dermo_ray.config.sources import SourceConfig
+from dermo_ray.config.teacher import TeacherSettings
 from dermo_ray.data.corpus import write_corpus
-from dermo_ray.data.ingest import IMAGES, ingest
-from dermo_ray.data.listing import as_tables, entries_of, repeated
-from dermo_ray.data.manifest import read_manifest, settings_key
+from dermo_ray.data.export import export_llava
+from dermo_ray.data.ingest import IMAGES, block_key, block_path, ingest, store_block
+from dermo_ray.data.listing import Survey, as_tables, entries_of, repeated, survey
+from dermo_ray.data.manifest import read_manifest, settings_key, unknown_labels
 from dermo_ray.data.samples import Entry
+from dermo_ray.data.selection import select
 from dermo_ray.data.sources import Source, open_source
+from dermo_ray.data.splits import BENCHMARK
 from dermo_ray.data.staging import staged
-from dermo_ray.data.tables import SAMPLES
+from dermo_ray.data.tables import INGESTED, stored_samples, with_annotations
+from dermo_ray.data.teacher.annotate import AnnotationReport, annotate
+from dermo_ray.data.teacher.endpoint import endpoint_teacher
 from dermo_ray.errors import UserError
 from dermo_ray.taxonomy import Taxonomy
 from jobs.cluster import ray_session
 from jobs.command import main
+from jobs.resources import require
 
 CONFIG = PrepareConfig
 
@@ -39,19 +58,50 @@ def run(config: PrepareConfig) -> None:
 
     Raises `UserError` for a source that is not there, for too few usable images, and where `out` holds anything else.
     """
-    sources: dict[str, Source] = {source.name: open_source(source, config.seed) for source in config.mixture}
-    listings = {name: source.entries() for name, source in sources.items()}
-    key = settings_key(config, listings)
-    if _is_prepared(config.out, key):
-        print(f"{config.out} is already prepared from these settings and data: nothing to do")
+    sources = {source.title: open_source(source, config.seed) for source in config.mixture}
+    listings = {title: source.entries() for title, source in sources.items()}
+    taxonomy = Taxonomy.load(config.taxonomy)
+    drawn = {source.title for source in config.mixture if source.name == "phantoms"}
+    surveys = {
+        title: Survey(entries=len(listings[title])) if title in drawn else survey(source, listings[title])
+        for title, source in sources.items()
+    }
+    _check_mapped(surveys, taxonomy, config)
+    if config.dry_run:
+        _print(surveys, taxonomy)
         return
-    taxonomy = Taxonomy.load()
-    with staged(config.out.absolute()) as folder:
-        (folder / IMAGES).mkdir()
-        with ray_session():
-            rows = _store_images(listings, sources, taxonomy, config.images, folder)
-        licences = {name: source.licence for name, source in sources.items()}
-        manifest = write_corpus(rows, config, key, licences, taxonomy, folder)
+    key = settings_key(config, listings, taxonomy)
+    if _is_prepared(config, key):
+        print(f"{config.out} is already prepared from these settings and data: nothing to do")
+    else:
+        _prepare(config, sources, listings, taxonomy, key)
+    if config.export == "llava":
+        counts = export_llava(config.out, config.out / "llava", taxonomy)
+        print(f"{config.out / 'llava'}: " + ", ".join(f"{count:,} in {name}" for name, count in counts.items()))
+
+
+def _prepare(
+    config: PrepareConfig,
+    sources: Mapping[str, Source],
+    listings: Mapping[str, Sequence[Entry]],
+    taxonomy: Taxonomy,
+    key: str,
+) -> None:
+    cache = config.cache_folder
+    with staged(config.out, replace=config.replace) as folder, ray_session():
+        if config.teacher is not None and config.teacher.pool is not None:
+            require({"teacher": config.teacher.pool})
+        rows = _ingested(config, sources, listings, cache)
+        selection = select(rows, config, taxonomy)
+        samples = selection.samples
+        facts: dict[str, Any] = {"settings_key": key}
+        if config.teacher is not None:
+            report = asyncio.run(_annotated(samples, cache, config.teacher, taxonomy))
+            samples = with_annotations(samples, report.annotations)
+            facts["teacher"] = report.counts()
+        _link_images(samples["image"].to_pylist(), cache, folder)
+        facts["licences"] = {title: source.licence for title, source in sources.items()}
+        manifest = write_corpus(samples, selection.rejects, config, taxonomy, folder, facts)
     counts = manifest["counts"]
     lost = sum(sum(reasons.values()) for reasons in manifest["dropped"].values())
     print(
@@ -60,8 +110,9 @@ def run(config: PrepareConfig) -> None:
     )
 
 
-def _is_prepared(out: Path, key: str) -> bool:
-    """Whether `out` holds the corpus called `key`. Raises `UserError` where it holds anything else."""
+def _is_prepared(config: PrepareConfig, key: str) -> bool:
+    """Whether `out` holds the corpus called `key`. Raises `UserError` where it holds what must not be replaced."""
+    out = config.out
     if not out.exists():
         return False
     if not out.is_dir():
@@ -71,33 +122,101 @@ def _is_prepared(out: Path, key: str) -> bool:
         if any(out.iterdir()):
             raise UserError(f"{out} is not empty and no prepared folder: choose another out")
         return False
-    if manifest["settings_key"] != key:
-        raise UserError(f"{out} was prepared from other settings or data: choose another out, or remove it")
-    return True
+    if manifest["settings_key"] != key and not config.replace:
+        raise UserError(
+            f"{out} was prepared from other settings or data: choose another out, or set replace=true to make it anew"
+        )
+    return bool(manifest["settings_key"] == key)
 
 
-def _store_images(
-    listings: Mapping[str, Sequence[Entry]],
-    sources: Mapping[str, Source],
-    taxonomy: Taxonomy,
-    settings: ImageSettings,
-    folder: Path,
+def _ingested(
+    config: PrepareConfig, sources: Mapping[str, Source], listings: Mapping[str, Sequence[Entry]], cache: Path
 ) -> pa.Table:
-    """Ingest every entry on the cluster; the `SAMPLES` rows of all of them, in no particular order."""
+    """The `INGESTED` rows of every entry; blocks that the cache lacks are read on the cluster first."""
+    settings: dict[str, SourceConfig] = {source.title: source for source in config.mixture}
+    blocks = [
+        (table, block_path(cache, block_key(table, settings[title], config.images, config.seed)))
+        for title, entries in listings.items()
+        for table in as_tables(title, entries, _IMAGES_PER_TASK)
+    ]
+    (cache / IMAGES).mkdir(parents=True, exist_ok=True)
+    new = [
+        table.append_column("block", pa.array([str(path)] * len(table))) for table, path in blocks if not path.exists()
+    ]
 
-    def ingest_all(table: pa.Table) -> pa.Table:
-        rows = [ingest(entry, name, sources[name], taxonomy, settings, folder) for name, entry in entries_of(table)]
-        return pa.Table.from_pylist(rows, SAMPLES)
+    def ingest_block(table: pa.Table) -> pa.Table:
+        title, path = table["source"][0].as_py(), Path(table["block"][0].as_py())
+        rows = [ingest(entry, title, sources[title], config.images, cache) for entry in entries_of(table)]
+        store_block(rows, path)
+        return pa.table({"rows": [len(rows)]})
 
-    done = [repeated(listings)]
-    tables = as_tables(listings, _IMAGES_PER_TASK)
-    if tables:
-        stored = ray.data.from_arrow(tables).map_batches(ingest_all, batch_format="pyarrow", batch_size=None)
-        with tqdm(total=sum(map(len, tables)), desc="prepare", unit=" images", file=sys.stderr) as progress:
-            for rows in stored.iter_batches(batch_format="pyarrow", batch_size=None):
-                done.append(rows)
-                progress.update(len(rows))
-    return pa.concat_tables(done)
+    images = sum(len(table) for table, _ in blocks)
+    read = sum(map(len, new))
+    with tqdm(total=images, initial=images - read, desc="prepare", unit=" images", file=sys.stderr) as progress:
+        if new:
+            stored = ray.data.from_arrow(new).map_batches(ingest_block, batch_format="pyarrow", batch_size=None)
+            for batch in stored.iter_batches(batch_format="pyarrow", batch_size=None):
+                progress.update(pc.sum(batch["rows"]).as_py())
+    return pa.concat_tables([repeated(listings), *(pq.read_table(path, schema=INGESTED) for _, path in blocks)])
+
+
+async def _annotated(samples: pa.Table, cache: Path, settings: TeacherSettings, taxonomy: Taxonomy) -> AnnotationReport:
+    """Let the teacher write what `samples` lack; benchmarks stay as they are."""
+    trained_on = samples.filter(pc.not_equal(samples["split"], BENCHMARK))
+    with tqdm(total=len(trained_on), desc="teacher", unit=" images", file=sys.stderr) as bar:
+
+        def progress(report: AnnotationReport) -> None:
+            bar.set_postfix_str(f"{report.asked} asked, {report.cached} cached", refresh=False)
+            bar.update(report.images - bar.n)
+
+        teacher = endpoint_teacher if settings.endpoint is not None else pool_teacher
+        async with teacher(settings) as ask:
+            return await annotate(stored_samples(trained_on), cache, settings, ask, taxonomy, progress)
+
+
+def _link_images(names: Sequence[str], cache: Path, folder: Path) -> None:
+    """Give `folder` the stored images called `names`: as further names of the cache's files, or else as copies."""
+    for name in dict.fromkeys(names):
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(cache / name, target)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(cache / name, target)
+
+
+def _check_mapped(surveys: Mapping[str, Survey], taxonomy: Taxonomy, config: PrepareConfig) -> None:
+    """Tell of labels that the tree does not know. Raises `UserError` where they are to stop the run."""
+    labels = sum((found.labels for found in surveys.values()), Counter[str]())
+    unknown = unknown_labels(labels, taxonomy)
+    if not unknown:
+        return
+    worst = "; ".join(
+        f"{label!r} ({facts['count']}, near: {', '.join(facts['nearest']) or 'nothing'})"
+        for label, facts in list(unknown.items())[:5]
+    )
+    images = sum(facts["count"] for facts in unknown.values())
+    message = f"{len(unknown)} labels of {images:,} images are not in the taxonomy: {worst}"
+    if config.unmapped == "stop":
+        raise UserError(f"{message}; add them as synonyms to a tree of your own (taxonomy=FILE), or set unmapped=drop")
+    print(f"{message}; they are dropped where they have no morphology", file=sys.stderr)
+
+
+def _print(surveys: Mapping[str, Survey], taxonomy: Taxonomy) -> None:
+    table = rich.table.Table("source", "entries", "can't be used", "labels", "not in the taxonomy", title="To be read")
+    for title, found in surveys.items():
+        unknown = unknown_labels(found.labels, taxonomy)
+        table.add_row(
+            title,
+            f"{found.entries:,}",
+            ", ".join(f"{count:,} {reason}" for reason, count in sorted(found.refused.items())) or "none known",
+            f"{len(found.labels)}",
+            "\n".join(
+                rich.markup.escape(f"{label} ({facts['count']:,}): {', '.join(facts['nearest']) or 'nothing near'}")
+                for label, facts in unknown.items()
+            ),
+        )
+    rich.print(table)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
-"""What the consistency term asks of a concept model."""
+"""What the consistency term asks of a concept model, and where it gets it for the images of a prepared folder."""
 
+from pathlib import Path
 from typing import Protocol
+
+from PIL import Image
 
 from dermo_ray.morphology import Morphology
 
@@ -15,3 +18,19 @@ class Concepts(Protocol):
     def diagnosis_fit(self, morphology: Morphology, label: str) -> float:
         """How well a canonical label follows from a stated morphology, whatever the image shows."""
         ...
+
+
+class FolderConcepts:
+    """A concept model, loaded once, and the prepared folder whose images it looks at."""
+
+    def __init__(self, model: Path, data: Path) -> None:
+        """Load the model of the folder `model`."""
+        from dermo_ray.models.concepts import ConceptScorer  # only here: it brings torch along
+
+        self._scorer = ConceptScorer.of(model)
+        self._data = data
+
+    def of(self, image: str) -> Concepts:
+        """Decode and encode one image, named as the records do; every completion about it shares the result."""
+        with Image.open(self._data / image) as file:
+            return self._scorer.concepts(file.convert("RGB"))

@@ -38,6 +38,12 @@ class Case:
         wrong = self.completion.morphology is not None and not self.schema_is_right
         return (*self.completion.faults, "wrong_schema") if wrong else self.completion.faults
 
+    @property
+    def diagnosis(self) -> str | None:
+        """The stated label: canonical where it is in the tree, else as it was written."""
+        stated = self.completion.diagnosis
+        return None if stated is None else self.taxonomy.canonical(stated) or stated
+
 
 Term = Callable[[Case], float | None]
 

@@ -35,10 +35,11 @@ def test_settings_come_from_the_file_and_overrides_win(tmp_path):
     assert status(seen.append, str(file)) == 0
     assert status(seen.append, str(file), "steps=7") == 0
     assert status(seen.append) == 0
-    assert [config.steps for config in seen] == [5, 7, 3]
+    assert status(seen.append, str(file), "--steps", "8") == 0
+    assert [config.steps for config in seen] == [5, 7, 3, 8]
 
 
-@pytest.mark.parametrize("argument", ["step=4", "steps=many", "--steps", "absent.yaml", "steps.more=1"])
+@pytest.mark.parametrize("argument", ["step=4", "steps=many", "--steps", "-s", "absent.yaml", "steps.more=1"])
 def test_a_bad_command_line_is_one_line_and_status_2(argument, capsys):
     assert status(fail_with(AssertionError("the job must not start")), argument) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1

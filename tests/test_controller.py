@@ -128,7 +128,13 @@ def conduct(
 
     async def run() -> None:
         pools: Any = (rollout, rewards or FakeRewards(), learner)
-        controller = RunController(config, order, *pools, progress or Progress(), lambda *seen: reports.append(seen))
+        controller = RunController(
+            config,
+            order,
+            *pools,
+            progress or Progress(),
+            lambda version, metrics, _: reports.append((version, metrics)),
+        )
         await asyncio.wait_for(controller.run(), timeout=30)
 
     asyncio.run(run())
@@ -308,7 +314,6 @@ def test_a_batch_is_described_by_rewards_terms_faults_lengths_and_staleness() ->
         "reward/format": (1.0 + 0.25 + 0.5 + 0.5) / 4,
         "reward/diagnosis": 1.0,  # over the one completion to which it applies
         "reward_std_in_group": 0.125,
-        "constant_groups": 0.5,
         "format_valid": 0.75,
         "faults/invalid_json": 0.25,
         "faults/empty_block": 0.25,

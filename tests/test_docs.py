@@ -19,6 +19,7 @@ from dermo_ray import completion
 from dermo_ray.config import RewardConfig, Settings, load
 from dermo_ray.config.cct import CCTConfig
 from dermo_ray.config.reward import FaultCosts, TermWeights
+from dermo_ray.config.teacher import TeacherSettings
 from dermo_ray.morphology import DERM7PT_FIELDS
 from dermo_ray.phantom import DIAGNOSES, AnnotationNoise, PhantomSettings
 from dermo_ray.phantom.annotation import MILDER
@@ -36,6 +37,7 @@ PARTS: dict[str, type[Settings]] = {
     "cct": CCTConfig,
     "phantom": PhantomSettings,
     "noise": AnnotationNoise,
+    "teacher": TeacherSettings,
 }
 """Groups of settings that a table may describe, beside whole jobs."""
 
@@ -116,8 +118,7 @@ def test_every_settings_file_that_is_shown_loads(page: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=name)
 def test_every_settings_file_loads_with_the_model_of_the_job_it_is_named_after(file: Path) -> None:
-    job = file.stem.partition("-")[0]
-    assert job in JOBS
+    job = next(name for name in (file.stem.partition("-")[0], file.parent.name) if name in JOBS)
     load(model_of(f"jobs.{job}"), file)
 
 

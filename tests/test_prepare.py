@@ -2,25 +2,32 @@
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
 import datasets
 import pyarrow.parquet as pq
 import pytest
+from openai_stub import completion, serving
 from PIL import Image
+from ray.exceptions import RayTaskError
 
 from dermo_ray.config import load
-from dermo_ray.config.prepare import PrepareConfig
+from dermo_ray.config.prepare import ImageSettings, PrepareConfig
+from dermo_ray.data.sources import open_source
 from dermo_ray.errors import UserError
-from dermo_ray.morphology import agreement
+from dermo_ray.morphology import DERM7PT_FIELDS, DERM7PT_KEY, agreement
 from dermo_ray.records import GroundTruth, Trajectory
 from jobs import prepare
 
 REPOSITORY = Path(__file__).parents[1]
 SPLITS = ("train", "val", "test")
+THREE_FORMATS = ["morph_reasoning", "morph_description", "diagnosis"]
 
 
 def settings(**values) -> PrepareConfig:
@@ -42,9 +49,11 @@ def phantoms(ray_cluster, tmp_path_factory) -> tuple[PrepareConfig, Path]:
         count=200,
         out=out,
         prompts="brief",
+        formats=THREE_FORMATS,
         noise={"attenuation": 0.5, "random": 0.05},
         images={"encoding": "png"},
         split={"val": 0.15, "test": 0.15},
+        duplicates={"distance": None},
     )
     prepare.run(config)
     return config, out
@@ -105,10 +114,56 @@ def test_an_unchanged_run_does_no_work_and_a_changed_one_is_refused(phantoms, ca
         prepare.run(config.model_copy(update={"seed": 1}))
 
 
+def test_a_changed_setting_reads_again_only_what_depends_on_it(phantoms, tmp_path, monkeypatch):
+    config, _ = phantoms
+    again = config.model_copy(update={"out": tmp_path / "again", "cache": config.cache_folder})
+    monkeypatch.setattr(prepare, "open_source", without_drawing)
+    prepare.run(again)
+    assert (tmp_path / "again" / "manifest.json").is_file()
+    prepare.run(again.model_copy(update={"formats": ["hierarchy"], "replace": True}))
+    assert {row["format"] for row in read(tmp_path / "again", "trajectories")["train"]} == {"hierarchy"}
+    assert [path.name for path in tmp_path.iterdir() if "again" in path.name] == ["again"]
+    with pytest.raises(RayTaskError, match="drawn again"):
+        prepare.run(again.model_copy(update={"images": ImageSettings(encoding="jpeg"), "replace": True}))
+    assert json.loads((tmp_path / "again" / "manifest.json").read_text())["settings"]["formats"] == ["hierarchy"]
+
+
+def without_drawing(config, seed):
+    source = open_source(config, seed)
+
+    def refuse(entry):
+        raise RuntimeError("drawn again")
+
+    source.sample = refuse
+    return source
+
+
+def test_a_run_that_was_cut_off_goes_on_where_it_was(ray_cluster, tmp_path):
+    arguments = ["source=phantoms", "count=1500", f"out={tmp_path / 'data'}", "formats=[diagnosis]"]
+    command = [sys.executable, "-m", "jobs.prepare", *arguments]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    blocks = tmp_path / "data.cache" / "rows"
+    job = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        while len(list(blocks.rglob("*.parquet"))) < 3:
+            assert time.monotonic() < deadline, "no block was stored within 120 s"
+            assert job.poll() is None, "it was done before it could be cut off"
+            time.sleep(0.05)
+    finally:
+        os.killpg(job.pid, signal.SIGKILL)
+        job.wait()
+    done = {path.name: path.stat().st_mtime_ns for path in blocks.rglob("*.parquet")}
+    assert not (tmp_path / "data").exists()
+    prepare.run(load(PrepareConfig, None, arguments))
+    assert json.loads((tmp_path / "data" / "manifest.json").read_text())["read"] == {"phantoms": 1500}
+    assert {name: (blocks / name[:2] / name).stat().st_mtime_ns for name in done} == done
+
+
 def test_the_content_does_not_depend_on_how_the_work_is_cut_up(phantoms, tmp_path, monkeypatch):
     config, out = phantoms
     monkeypatch.setattr(prepare, "_IMAGES_PER_TASK", 23)
-    prepare.run(config.model_copy(update={"out": tmp_path / "again"}))
+    prepare.run(config.model_copy(update={"out": tmp_path / "again", "cache": tmp_path / "another cache"}))
     first, second = (json.loads((folder / "manifest.json").read_text()) for folder in (out, tmp_path / "again"))
     assert first["content_hash"] == second["content_hash"]
     for path in sorted(out.rglob("*.parquet")):
@@ -148,18 +203,20 @@ def test_what_can_not_be_used_is_counted_by_reason_and_the_run_goes_on(ray_clust
             "unknown_label": 1,
         }
     }
-    assert manifest["labels"] == {"missing": 1, "unknown": {"xyz": 1}}
+    assert manifest["labels"] == {"missing": 1, "unknown": {"xyz": {"count": 1, "nearest": []}}}
     assert len(pq.read_table(out / "rejects.parquet")) == 6
     rows = read(out, "rl")
     truths = [GroundTruth.model_validate_json(row["ground_truth"]) for split in SPLITS for row in rows[split]]
     assert {truth.task for truth in truths} == {"task3"}
     assert all(truth.morphology is None and truth.taxon_path for truth in truths)
-    assert {row["format"] for row in read(out, "trajectories")["train"]} == {"diagnosis"}
+    assert {row["format"] for row in read(out, "trajectories")["train"]} == {"diagnosis", "hierarchy"}
 
 
 def test_balance_repeats_rare_labels_in_training_alone(ray_cluster, damaged_ham10000, tmp_path):
     out = tmp_path / "out"
-    prepare.run(settings(source="ham10000", root=damaged_ham10000, out=out, balance=True, max_repeat=2))
+    prepare.run(
+        settings(source="ham10000", root=damaged_ham10000, out=out, formats=["diagnosis"], balance=True, max_repeat=2)
+    )
     for kind in ("trajectories", "rl"):
         rows = read(out, kind)
         train = [row["id"] for row in rows["train"]]
@@ -174,7 +231,7 @@ def test_too_few_usable_images_stop_the_run_and_leave_nothing_behind(ray_cluster
     out = tmp_path / "few" / "out"
     with pytest.raises(UserError, match="only 80 of 86 images are usable, fewer than min_images=81"):
         prepare.run(settings(source="ham10000", root=damaged_ham10000, out=out, min_images=81))
-    assert not list(out.parent.iterdir())
+    assert [path.name for path in out.parent.iterdir()] == ["out.cache"]
 
 
 def test_a_split_without_images_stops_the_run_and_one_of_share_zero_is_not_written(
@@ -190,6 +247,70 @@ def test_a_split_without_images_stops_the_run_and_one_of_share_zero_is_not_writt
 def test_formats_that_no_image_allows_stop_the_run(ray_cluster, damaged_ham10000, tmp_path):
     with pytest.raises(UserError, match="no image has the annotations for tasks"):
         prepare.run(settings(source="ham10000", root=damaged_ham10000, out=tmp_path / "out", tasks=["task1"]))
+
+
+def test_copies_and_images_of_a_benchmark_are_not_trained_on(ray_cluster, damaged_ham10000, tmp_path, write_ham10000):
+    measured = tmp_path / "benchmark"
+    measured.mkdir()
+    rows = [("HAM_0", "ISIC_00", "nv"), ("HAM_1", "ISIC_02", "nv")]
+    write_ham10000(measured, rows, {"ISIC_00": 1, "ISIC_02": 1})  # ISIC_00 is drawn as there, ISIC_02 is not
+    copy = damaged_ham10000 / "HAM10000_images_part_1"
+    shutil.copy(copy / "ISIC_10.jpg", copy / "ISIC_20.jpg")
+    sources = [
+        {"name": "ham10000", "root": damaged_ham10000},
+        {"name": "ham10000", "alias": "measured", "root": measured, "use": "benchmark"},
+    ]
+    prepare.run(settings(sources=sources, out=tmp_path / "out"))
+    dropped = pq.read_table(tmp_path / "out" / "rejects.parquet").to_pylist()
+    rejects = {row["id"]: row for row in dropped if row["reject"] != "duplicate_id"}
+    same = {"ham10000_ISIC_00": "measured_ISIC_00", "ham10000_ISIC_20": "ham10000_ISIC_10"}
+    assert {sample_id: rejects[sample_id]["same_as"] for sample_id in same} == same
+    # ISIC_01 shows the lesion of ISIC_00, which the benchmark measures
+    overlaps = {sample_id for sample_id, row in rejects.items() if row["reject"] == "benchmark_overlap"}
+    assert {"ham10000_ISIC_00", "ham10000_ISIC_01"} <= overlaps
+    samples = pq.read_table(tmp_path / "out" / "samples.parquet").to_pylist()
+    assert {row["split"] for row in samples if row["source"] == "measured"} == {"benchmark"}
+    trained_on = {row["source"] for split in read(tmp_path / "out", "trajectories").values() for row in split}
+    assert trained_on == {"ham10000"}
+
+
+def test_unmapped_labels_can_stop_the_run_before_an_image_is_read(damaged_ham10000, tmp_path):
+    with pytest.raises(UserError, match="1 labels of 1 images are not in the taxonomy: 'xyz'"):
+        prepare.run(settings(source="ham10000", root=damaged_ham10000, out=tmp_path / "out", unmapped="stop"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_says_what_would_be_read_and_writes_nothing(damaged_ham10000, tmp_path, capsys):
+    prepare.run(settings(source="ham10000", root=damaged_ham10000, out=tmp_path / "out", dry_run=True))
+    said = capsys.readouterr().out
+    assert "86" in said
+    assert "missing_file" in said
+    assert "xyz" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_export_holds_every_record_in_the_released_shape(ray_cluster, damaged_ham10000, tmp_path):
+    out = tmp_path / "out"
+    prepare.run(settings(source="ham10000", root=damaged_ham10000, out=out, export="llava"))
+    written = {row["id"] for row in read(out, "trajectories")["train"]}
+    exported = json.loads((out / "llava" / "trajectories_train.json").read_text())
+    assert {record["id"] for record in exported} == written
+    assert json.loads((out / "llava" / "diagnosis_mapping.json").read_text())["nv"] == "Melanocytic Nevus"
+
+
+def test_what_a_teacher_writes_is_marked_and_is_no_reference(ray_cluster, damaged_ham10000, tmp_path):
+    findings = {DERM7PT_KEY: {name: values[0] for name, values in DERM7PT_FIELDS.items()}}
+    seen = {"detailed_description": "word " * 20, "morphological_features_others": [], **findings}
+    with serving(lambda body, count: completion(json.dumps(seen))) as teacher:
+        out = tmp_path / "out"
+        endpoint = {"base_url": teacher.base_url, "model": "stub"}
+        asking = {"endpoint": endpoint, "cache": tmp_path / "answers", "fields": ["morphology", "description"]}
+        prepare.run(settings(source="ham10000", root=damaged_ham10000, out=out, teacher=asking))
+    samples = pq.read_table(out / "samples.parquet").to_pylist()
+    assert all(row["annotation"] and not row["morphology"] for row in samples if row["annotator"])
+    rows = [row for split in read(out, "trajectories").values() for row in split]
+    assert {row["annotator"] is not None for row in rows if row["format"] == "morph_description"} == {True}
+    assert all("morph" not in json.loads(row["ground_truth"]) for row in read(out, "rl")["train"])
 
 
 def test_a_mixture_is_read_into_one_folder(ray_cluster, damaged_ham10000, tmp_path):
@@ -212,10 +333,10 @@ def test_a_folder_that_is_no_prepared_one_is_left_alone(tmp_path):
     ("overrides", "message"),
     [
         (["out=x"], "name one data set with source=NAME"),
-        (["source=ham10000", "out=x"], "ham10000 needs root=DIR"),
-        (["source=phantoms", "out=x"], "phantoms need count=NUMBER"),
-        (["source=phantoms", "count=5", "root=y", "out=x"], "they have no root"),
-        (["source=ham10000", "root=y", "count=5", "out=x"], "count is for phantoms alone"),
+        (["source=ham10000", "out=x"], "source ham10000 needs root=DIR"),
+        (["source=phantoms", "out=x"], "source phantoms needs count=NUMBER"),
+        (["source=phantoms", "count=5", "root=y", "out=x"], "phantoms has no use for root"),
+        (["source=ham10000", "root=y", "count=5", "out=x"], "ham10000 has no use for count, which is for phantoms"),
         (["source=phantoms", "count=5"], "the setting out is required"),
         (["sources=[{name: phantoms, count: 5, rot: y}]", "out=x"], "did you mean sources.0.root"),
         (["sources=[{name: phantoms, count: 5}]", "count=5", "out=x"], "count belongs to one source"),
@@ -269,7 +390,8 @@ def test_the_real_ham10000_is_read_whole(ray_cluster, tmp_path):
     out = tmp_path / "out"
     prepare.run(settings(source="ham10000", root=DATA / "ham10000", out=out, images={"max_side": 96}))
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["read"] == manifest["kept"] == {"ham10000": 2378}
+    assert manifest["read"] == {"ham10000": 2378}
+    assert manifest["dropped"] == {"ham10000": {"near_duplicate": 1}}
     assert len(manifest["counts"]["images"]["label"]) == 7
     image = Image.open(out / read(out, "trajectories")["val"][0]["image"])
     assert (image.size, image.mode) == ((96, 96), "RGB")

@@ -1,18 +1,33 @@
 """Diagnoses are found by any of their names, never by a part of one, and closeness is a similarity."""
 
+import csv
+import itertools
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import given, settings
+import yaml
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from dermo_ray.completion import is_one_label
+from dermo_ray.data.partitions import Partition, partitions
+from dermo_ray.data.sources.derm12345 import LABELS as DERM12345
 from dermo_ray.errors import UserError
 from dermo_ray.phantom.diagnoses import DIAGNOSES, Diagnosis
-from dermo_ray.taxonomy import Leaf, Taxonomy
+from dermo_ray.taxonomy import Leaf, Taxonomy, fold_label
+from dermo_ray.taxonomy_files import ITEMS_KEY, bottom_up, mapping, nested, parse_json, parse_yaml, top_down
 
 DEFAULT = Taxonomy.load()
+LABELS = sorted((Path(__file__).parent / "labels").glob("*.txt"))
+FITZPATRICK17K = (
+    Path(os.environ.get("DERMORAY_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    / "fitzpatrick17k"
+    / "fitzpatrick17k.csv"
+)
 HAM10000 = {
     "nv": "Melanocytic Nevus",
     "mel": "Melanoma",
@@ -22,6 +37,82 @@ HAM10000 = {
     "vasc": "Vascular Lesion",
     "df": "Dermatofibroma",
 }
+
+
+def labels_of(file: Path) -> list[str]:
+    return file.read_text(encoding="utf-8").splitlines()
+
+
+def test_the_default_tree_has_nine_superclasses_and_two_or_three_levels_above_its_leaves() -> None:
+    assert len({leaf.path[0] for leaf in DEFAULT.leaves}) == 9
+    assert len(DEFAULT.labels) >= 200
+    assert {len(leaf.path) for leaf in DEFAULT.leaves} == {2, 3}
+
+
+def test_there_is_a_list_of_labels_for_each_data_set_with_labels_of_its_own() -> None:
+    assert [file.stem for file in LABELS] == [
+        "bcn20000", "daffodil", "ddi", "derm12345", "derm7pt", "dermnet", "dermogpt", "fitzpatrick17k", "ham10000",
+        "isic", "midas", "pad_ufes_20", "passion", "scin", "sd198", "snu134",
+    ]  # fmt: skip
+    counts = {file.stem: len(labels_of(file)) for file in LABELS}
+    assert counts["fitzpatrick17k"] == 114
+    assert counts["sd198"] == 198
+    assert counts["snu134"] == 134
+    assert counts["dermnet"] == 23
+    assert set(labels_of(Path(LABELS[0].parent / "derm12345.txt"))) == set(DERM12345.values())
+
+
+@pytest.mark.parametrize("file", LABELS, ids=lambda file: file.stem)
+def test_every_label_of_a_data_set_is_in_the_default_tree(file: Path) -> None:
+    assert [label for label in labels_of(file) if DEFAULT.canonical(label) is None] == []
+
+
+@pytest.mark.skipif(not FITZPATRICK17K.is_file(), reason="needs fitzpatrick17k.csv")
+def test_the_labels_and_partitions_of_fitzpatrick17k_are_those_of_its_table() -> None:
+    with FITZPATRICK17K.open(encoding="utf-8", newline="") as lines:
+        published = {
+            (row["label"], Partition(row["nine_partition_label"], row["three_partition_label"]))
+            for row in csv.DictReader(lines)
+        }
+
+    assert set(partitions().items()) == published
+    assert all(DEFAULT.canonical(label) for label, _ in published)
+
+
+def test_fitzpatrick17k_has_nine_partitions_in_three_and_its_malignant_ones_are_neoplasms() -> None:
+    assert set(partitions()) == set(labels_of(LABELS[0].parent / "fitzpatrick17k.txt"))
+    assert len({partition.nine for partition in partitions().values()}) == 9
+    assert {partition.three for partition in partitions().values()} == {"benign", "malignant", "non-neoplastic"}
+    assert {DEFAULT.path(label)[0] for label, p in partitions().items() if p.three == "malignant"} == {
+        "Neoplasms & Proliferations"
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("eczema", "Eczema / Dermatitis"),
+        ("atopic eczema", "Atopic Dermatitis"),
+        ("Acne and Rosacea Photos", "Acne / Rosacea"),
+        ("Psoriasis pictures Lichen Planus and related diseases", "Psoriasis / Lichen Planus"),
+        ("Lichen planus/lichenoid eruption", "Lichenoid Eruption"),
+        ("reed or spitz nevus", "Reed / Spitz Nevus"),
+        ("Morphea/Scleroderma", "Morphea / Scleroderma"),
+        ("melanoma (less than 0.76 mm)", "Melanoma"),
+        ("melanoma (in situ)", "Melanoma In Situ"),
+        ("Malignant", "Malignant Lesion / Skin Cancer / Malignant Neoplasm"),
+        ("Others", "Other / Not Specified"),
+        ("hemangioma", "Hemangioma"),
+        ("tinea", "Tinea"),
+    ],
+)
+def test_a_name_for_several_diseases_is_no_name_of_one_of_them(text: str, label: str) -> None:
+    assert DEFAULT.canonical(text) == label
+    assert label in DEFAULT.labels
+
+
+def test_the_default_tree_is_read_once() -> None:
+    assert Taxonomy.load() is Taxonomy.load()
 
 
 @pytest.mark.parametrize(("code", "label"), HAM10000.items())
@@ -49,7 +140,7 @@ def test_every_phantom_diagnosis_is_a_leaf_where_the_phantoms_say(diagnosis: Dia
         ("Nevus/Mole/Melanocytic Nevus", "Melanocytic Nevus"),
         ("Nævus", None),
         ("Névus", "Melanocytic Nevus"),
-        ("Melanoma in situ", None),
+        ("Melanoma of the ear", None),
         ("not melanoma", None),
         ("melanom", None),
         ("Melanoma, Melanocytic Nevus", None),
@@ -99,8 +190,11 @@ def test_closeness_is_as_worked_by_hand(a: str, b: str, closeness: float) -> Non
 
 
 def test_siblings_share_the_parent_and_leave_out_the_label_itself() -> None:
-    assert set(DEFAULT.siblings("mel")) == {"Basal Cell Carcinoma", "Squamous Cell Carcinoma"}
-    assert DEFAULT.siblings("Vitiligo") == []
+    siblings = DEFAULT.siblings("mel")
+
+    assert {"Basal Cell Carcinoma", "Squamous Cell Carcinoma", "Nodular Melanoma"} <= set(siblings)
+    assert not {"Melanoma", "Kaposi Sarcoma", "Melanocytic Nevus"} & set(siblings)
+    assert DEFAULT.siblings("Systemic Disease") == []
 
 
 def test_every_label_of_the_default_tree_can_be_written_as_a_diagnosis() -> None:
@@ -187,6 +281,9 @@ def test_both_released_shapes_read_as_the_same_tree(tmp_path: Path) -> None:
         ("t.yaml", "A: [", ["t.yaml"]),
         ("t.yaml", "", ["t.yaml", "mapping"]),
         ("t.yaml", "A: {}", ["t.yaml", "no diagnosis"]),
+        ("t.yaml", "A:\n  _items_:\n    x: []\n", ["_items_", "A > _items_ > x", "rename"]),
+        ("t.json", '{"x": ["_items_"]}', ["_items_", "rename"]),
+        ("t.json", '{"raw": "x"}', ["t.json", "mapping beside"]),
         ("t.json", "{", ["t.json"]),
         ("t.json", [], ["t.json", "mapping"]),
         ("t.json", {"A": {"B": 1}}, ["A > B"]),
@@ -206,3 +303,140 @@ def test_a_malformed_tree_is_refused_in_one_line_that_names_the_cause(
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no such taxonomy file: .*absent\.yaml"):
         Taxonomy.load(tmp_path / "absent.yaml")
+
+
+def test_a_mapping_beside_a_tree_adds_names(tmp_path: Path) -> None:
+    tree = write(tmp_path / "tree.json", {"Wart": ["Infections"], "Acne": ["Adnexal"]})
+    names = write(tmp_path / "mapping.json", {"verruca": "Wart", "HPV": "wart", "Wart": "Wart", "pimples": "acne"})
+
+    loaded = Taxonomy.load(tree, names)
+
+    assert loaded.leaves == (
+        Leaf("Wart", ("Infections",), ("verruca", "HPV")),
+        Leaf("Acne", ("Adnexal",), ("pimples",)),
+    )
+    assert Taxonomy.load(mapping=write(tmp_path / "ours.json", {"the spot": "nv"})).canonical("The spot") == (
+        "Melanocytic Nevus"
+    )
+    assert DEFAULT.canonical("The spot") is None
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        ({"Nevus": "Melanoma"}, ["'nevus'", "Melanocytic Nevus", "Melanoma", "keep one"]),
+        ({"spot": "nv", "SPOT": "mel"}, ["'spot'", "Melanocytic Nevus", "Melanoma"]),
+        ({"spot": "Sparkle"}, ["'spot'", "'Sparkle'", "not in the tree"]),
+        ({"spot": ["nv"]}, ["mapping", "not text"]),
+        ('{"spot": "nv", "spot": "nv"}', ["'spot'", "twice"]),
+        ([], ["mapping", "can't be read"]),
+        ("{", ["mapping", "can't be read"]),
+        ({"?!": "nv"}, ["without letters"]),
+    ],
+)
+def test_a_mapping_that_contradicts_the_tree_is_refused(tmp_path: Path, content: object, parts: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        Taxonomy.load(mapping=write(tmp_path / "m.json", content))
+
+    assert "\n" not in str(error.value)
+    assert all(part in str(error.value) for part in (*parts, "m.json")), str(error.value)
+
+
+def test_a_missing_mapping_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no such mapping file: .*absent\.json"):
+        Taxonomy.load(mapping=tmp_path / "absent.json")
+
+
+words = st.text(max_size=10).filter(lambda text: text != ITEMS_KEY)
+names = words.filter(lambda name: bool(fold_label(name)) and is_one_label(name))
+
+
+@st.composite
+def named_trees(draw: st.DrawFn) -> Taxonomy:
+    """Leaves with any text for labels, categories and up to three synonyms each."""
+    categories = st.sampled_from(draw(st.lists(words, min_size=1, max_size=4)))
+    pool = iter(draw(st.lists(names, min_size=1, max_size=14, unique_by=fold_label)))
+    leaves = []
+    for label in pool:
+        path = draw(st.lists(categories, max_size=3))
+        leaves.append(Leaf(label, tuple(path), tuple(itertools.islice(pool, draw(st.integers(0, 3))))))
+    return Taxonomy(leaves)
+
+
+@settings(max_examples=200, deadline=None)
+@given(named_trees())
+def test_what_is_written_as_released_json_reads_as_the_same_tree(tree: Taxonomy) -> None:
+    upwards = Taxonomy(parse_json(json.dumps(bottom_up(tree.leaves))))
+    downwards = Taxonomy(parse_json(json.dumps(top_down(tree.leaves))))
+
+    assert upwards.with_names(mapping(tree.leaves)).leaves == tree.leaves
+    assert set(downwards.with_names(mapping(tree.leaves)).leaves) == set(tree.leaves)
+
+
+@settings(max_examples=200, deadline=None)
+@given(named_trees())
+def test_what_is_written_as_yaml_reads_as_the_same_tree(tree: Taxonomy) -> None:
+    try:
+        shape = nested(tree.leaves)
+    except UserError:
+        assume(False)
+
+    assert set(parse_yaml(yaml.safe_dump(shape, sort_keys=False))) == set(tree.leaves)
+
+
+@pytest.mark.parametrize("write_shape", [bottom_up, top_down, nested])
+def test_the_default_tree_survives_each_shape(write_shape: Callable[..., dict[str, Any]]) -> None:
+    text = json.dumps(write_shape(DEFAULT.leaves))  # JSON is YAML too
+    read = parse_yaml(text) if write_shape is nested else parse_json(text)
+
+    again = Taxonomy(read).with_names(mapping(DEFAULT.leaves))
+
+    assert {label: again.path(label) for label in again.labels} == bottom_up(DEFAULT.leaves)
+    assert all(again.canonical(name) == label for name, label in mapping(DEFAULT.leaves).items())
+
+
+def test_leaves_stand_under_items_in_a_top_down_file() -> None:
+    leaves = [Leaf("Wart", ("Infections",)), Leaf("Tinea", ("Infections", "Fungal")), Leaf("Other", ())]
+
+    assert top_down(leaves) == {
+        "Infections": {ITEMS_KEY: ["Wart"], "Fungal": {ITEMS_KEY: ["Tinea"]}},
+        ITEMS_KEY: ["Other"],
+    }
+
+
+@pytest.mark.parametrize("paths", [((), ("A",)), (("A",), ())])
+def test_a_leaf_named_like_a_category_beside_it_can_not_be_written_as_yaml(paths: tuple[tuple[str, ...], ...]) -> None:
+    leaves = [Leaf("A" if not path else "x", path) for path in paths]
+
+    with pytest.raises(UserError, match="'A' is a category and a diagnosis"):
+        nested(leaves)
+
+
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        ("melanom", "Melanoma"),
+        ("Nevus, dysplastic type", "Dysplastic Nevus"),
+        ("basal_cell_carcinma", "Basal Cell Carcinoma"),
+        ("seborhoeic keratosis", "Seborrheic Keratosis"),
+        ("Psoriasis vulgaris", "Psoriasis"),
+    ],
+)
+def test_the_nearest_label_to_a_misspelt_one_is_the_one_that_was_meant(text: str, first: str) -> None:
+    nearest = DEFAULT.nearest(text)
+
+    assert nearest[0] == first
+    assert len(nearest) == len(set(nearest)) <= 3
+    assert set(nearest) <= set(DEFAULT.labels)
+
+
+def test_as_many_candidates_are_named_as_asked_for_and_none_for_nonsense() -> None:
+    assert len(DEFAULT.nearest("lentigo maligna melanom", count=5)) == 5
+    assert len(DEFAULT.nearest("melanoma", count=1)) == 1
+    assert DEFAULT.nearest("xq 17") == DEFAULT.nearest("") == []
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.text())
+def test_no_text_makes_the_search_for_candidates_fail(text: str) -> None:
+    assert set(DEFAULT.nearest(text)) <= set(DEFAULT.labels)

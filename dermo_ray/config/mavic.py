@@ -9,6 +9,7 @@ from dermo_ray.config.model import LoraSettings, ModelSettings
 from dermo_ray.config.pools import EngineSettings, PoolSettings
 from dermo_ray.config.reward import RewardConfig
 from dermo_ray.config.training import OptimizerSettings, ShardingSettings
+from dermo_ray.config.watch import WatchSettings
 
 
 class RolloutSettings(PoolSettings):
@@ -107,6 +108,8 @@ class MavicConfig(Settings):
     """Seed of the order of prompts, of the adapter's first weights and of sampling."""
     reward: RewardConfig = RewardConfig()
     """The MAVIC reward."""
+    watch: WatchSettings = WatchSettings()
+    """The watch for a policy that games its reward."""
     algorithm: AlgorithmSettings = AlgorithmSettings()
     """The objective."""
     rollout: RolloutSettings = RolloutSettings()

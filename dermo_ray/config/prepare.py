@@ -1,16 +1,16 @@
 """Settings of `jobs.prepare`."""
 
-from typing import Literal
+from pathlib import Path
+from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
 from dermo_ray.config.base import AbsolutePath, Settings
-from dermo_ray.phantom.settings import AnnotationNoise, PhantomSettings
+from dermo_ray.config.duplicates import DuplicateSettings
+from dermo_ray.config.sources import SourceConfig, SourceName, SourceOptions
+from dermo_ray.config.teacher import TeacherSettings
 from dermo_ray.prompts import Style
-from dermo_ray.records import Task
-
-SourceName = Literal["phantoms", "ham10000"]
-Format = Literal["morph_reasoning", "morph_description", "diagnosis"]
+from dermo_ray.records import Format, Task
 
 
 class ImageSettings(Settings):
@@ -43,41 +43,6 @@ class SplitSettings(Settings):
         return self
 
 
-class SourceOptions(Settings):
-    """What a source needs; which of them apply depends on the source."""
-
-    root: AbsolutePath | None = None
-    """Folder of a published data set, in the layout in which it is distributed."""
-    count: int = Field(default=0, ge=0, le=10_000_000)
-    """Phantoms: how many to draw."""
-    phantom: PhantomSettings = PhantomSettings()
-    """Phantoms: the population that is drawn."""
-    noise: AnnotationNoise = AnnotationNoise()
-    """Phantoms: how the simulated annotators err. Only supervised targets have their errors; rewards know the truth."""
-
-
-class SourceConfig(SourceOptions):
-    """One source of a mixture."""
-
-    name: SourceName
-    """Which data set it is."""
-
-    @model_validator(mode="after")
-    def _has_what_it_needs(self) -> "SourceConfig":
-        given = self.model_fields_set
-        if self.name == "phantoms":
-            if self.count == 0:
-                raise ValueError("phantoms need count=NUMBER, how many to draw")
-            if "root" in given:
-                raise ValueError("phantoms are drawn, they have no root: remove it")
-        else:
-            if self.root is None:
-                raise ValueError(f"{self.name} needs root=DIR, the folder of the data set")
-            if unused := sorted(given & {"count", "phantom", "noise"}):
-                raise ValueError(f"{unused[0]} is for phantoms alone: remove it, or use source=phantoms")
-        return self
-
-
 class PrepareConfig(SourceOptions):
     """Settings of the job: either one source (`source` and what it needs) or a mixture (`sources`)."""
 
@@ -87,14 +52,32 @@ class PrepareConfig(SourceOptions):
     """A mixture of data sets, each with a name and what it needs."""
     out: AbsolutePath
     """Folder to write; it must not exist, or hold what the same settings wrote."""
+    replace: bool = False
+    """Let `out` take the place of what other settings wrote there. What did not change is not read again."""
+    cache: AbsolutePath | None = None
+    """Folder of what was read already, on the file system of `out` to save space; null: `out` with .cache added."""
+    dry_run: bool = False
+    """Only say what would be read, in seconds, without opening an image."""
+    export: Literal["llava"] | None = None
+    """Write the records in the released JSON formats as well, into a folder of `out`."""
     seed: int = Field(default=0, ge=0)
     """Seed of the splits, of the phantoms and of their annotators."""
     prompts: Style = "full"
     """Wording of the prompts: full spells out the contract for pretrained models, brief is for the tiny model."""
-    formats: list[Format] = Field(default=["morph_reasoning", "morph_description", "diagnosis"])
+    formats: list[Format] = Field(default=list(get_args(Format)))
     """Task formats of the trajectories to make, each where an image has the annotations for it."""
     tasks: list[Task] = Field(default=["task1", "task3"])
     """Tasks of the reinforcement-learning prompts to make: task3 needs a diagnosis, task1 a morphology."""
+    features_per_image: int = Field(default=2, ge=1)
+    """How many questions of `attribute_choice` to ask about one clinical image."""
+    taxonomy: AbsolutePath | None = None
+    """A tree of diagnoses of your own; null: the default tree."""
+    unmapped: Literal["drop", "stop"] = "drop"
+    """What a label that the tree doesn't know does: its image is dropped and counted, or the run stops at once."""
+    duplicates: DuplicateSettings = DuplicateSettings()
+    """Which images count as the same picture."""
+    teacher: TeacherSettings | None = None
+    """A larger model that writes what images lack; null: nobody does."""
     balance: bool = False
     """Repeat training records of rare labels until labels are about equally frequent."""
     max_repeat: int = Field(default=10, ge=1)
@@ -112,10 +95,15 @@ class PrepareConfig(SourceOptions):
             raise ValueError("name one data set with source=NAME, or several under sources, not both")
         if self.sources and (stray := sorted(self.model_fields_set & SourceOptions.model_fields.keys())):
             raise ValueError(f"{stray[0]} belongs to one source: move it to its entry under sources")
-        names = [source.name for source in self.mixture]
-        if len(set(names)) < len(names):
-            raise ValueError("sources names a data set twice")
+        titles = [source.title for source in self.mixture]
+        if len(set(titles)) < len(titles):
+            raise ValueError("sources names a data set twice: give one of them an alias")
         return self
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where what was read is kept."""
+        return self.cache or self.out.with_name(f"{self.out.name}.cache")
 
     @property
     def mixture(self) -> list[SourceConfig]:

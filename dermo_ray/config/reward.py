@@ -1,11 +1,11 @@
 """Settings of the MAVIC reward."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from dermo_ray.config.base import Settings
+from dermo_ray.config.base import AbsolutePath, Settings
 
 
 class TermWeights(Settings):
@@ -52,8 +52,56 @@ class FaultCosts(Settings):
     """An image placeholder or special token in the text; makes the format term 0."""
 
 
+_NAME = r"^[A-Za-z_][\w.-]*$"
+_MAVIC_NAMES = frozenset(TermWeights.model_fields) | {"total"}
+
+
+class ImportedTerm(Settings):
+    """A reward term of one's own, by import path. The path alone, as a string, may stand for it."""
+
+    path: str
+    """`module:name` of a callable f(completions, ground_truths) -> scores, or of a class whose objects are one."""
+    name: str = Field(default="", pattern=_NAME)
+    """What the term is called in records and metrics; the name in `path` where it is not given."""
+    weight: float = Field(default=0.1, ge=0, le=100)
+    """Its weight, normalised together with the others; at 0 it is recorded and counts for nothing."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments: of the class when it is built, of a function at each call."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        value = {"path": value} if isinstance(value, str) else value
+        if isinstance(value, dict) and not value.get("name"):
+            return {**value, "name": str(value.get("path")).rpartition(":")[2]}
+        return value
+
+    @field_validator("path")
+    @classmethod
+    def _is_a_path(cls, value: str) -> str:
+        module, _, attribute = value.partition(":")
+        if not (attribute.isidentifier() and all(part.isidentifier() for part in module.split("."))):
+            raise ValueError("a term of one's own is written module:name, such as my_pkg.rewards:Brevity")
+        return value
+
+
+class ServiceTerm(Settings):
+    """A reward term that a service outside Ray gives, by JSON over HTTP."""
+
+    name: str = Field(pattern=_NAME)
+    """What the term is called in records and metrics."""
+    url: str = Field(pattern=r"^https?://\S+$")
+    """Takes a POST of {"completions": [...], "ground_truths": [...]}, answers {"rewards": [...]}."""
+    weight: float = Field(default=0.1, ge=0, le=100)
+    """Its weight, normalised together with the others."""
+    timeout: float = Field(default=30, gt=0)
+    """Seconds within which a batch must be scored, all attempts together; keep it below the pool's `timeout`."""
+    retries: int = Field(default=2, ge=0)
+    """Further attempts where the service can't be reached or answers with status 429 or 5xx."""
+
+
 class RewardConfig(Settings):
-    """The MAVIC reward: weights, gate, the cost of each format fault, and the diagnosis tree."""
+    """The MAVIC reward: weights, gate, the cost of each format fault, the diagnosis tree, and terms of one's own."""
 
     weights: TermWeights = TermWeights()
     """Weight of each term."""
@@ -66,9 +114,28 @@ class RewardConfig(Settings):
     """What each format fault costs."""
     taxonomy: Path | None = None
     """A diagnosis tree of one's own (YAML, or released JSON); the default tree where it is not given."""
+    concepts: AbsolutePath | None = None
+    """Folder of a concept model, as jobs.concepts writes it; without one there is no consistency term."""
+    extra: tuple[ImportedTerm, ...] = ()
+    """Further terms, by import path."""
+    services: tuple[ServiceTerm, ...] = ()
+    """Further terms, from services over HTTP."""
+
+    @property
+    def others(self) -> tuple[ImportedTerm | ServiceTerm, ...]:
+        """Every term beside those of MAVIC."""
+        return (*self.extra, *self.services)
 
     @model_validator(mode="after")
     def _some_weight(self) -> "RewardConfig":
-        if not any(self.weights.model_dump().values()):
+        if not any([*self.weights.model_dump().values(), *(term.weight for term in self.others)]):
             raise ValueError("weights: at least one term needs a weight above 0")
+        return self
+
+    @model_validator(mode="after")
+    def _distinct_names(self) -> "RewardConfig":
+        names = [term.name for term in self.others]
+        for name in names:
+            if name in _MAVIC_NAMES or names.count(name) > 1:
+                raise ValueError(f"extra: two terms would be called {name!r}; give one of them another name")
         return self

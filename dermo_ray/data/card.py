@@ -1,7 +1,9 @@
 """The data card: README.md of a prepared folder, for people."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
+
+from dermo_ray.records import Split
 
 
 def data_card(manifest: Mapping[str, Any]) -> str:
@@ -18,7 +20,8 @@ def data_card(manifest: Mapping[str, Any]) -> str:
         "- `rejects.parquet`: what was read and dropped, with the reason\n"
         "- `images/`: upright RGB without metadata, each named by the SHA-256 of its bytes\n"
         "- `manifest.json`: settings and counts",
-        "Lesions (or patients) never stand in two splits. `image` columns are relative to this folder.",
+        "Patients, lesions and near-duplicate images never stand in two splits.\n"
+        "`image` columns are relative to this folder.",
         "Where `annotation` differs from `morphology`, the annotators' errors are simulated: conversations are\n"
         "written from `annotation`, references of rewards from `morphology`.",
         "## Sources",
@@ -37,10 +40,44 @@ def data_card(manifest: Mapping[str, Any]) -> str:
             for dimension, values in counts[kind].items()
             if dimension not in ("total", "source")
         ]
+    if manifest["examples"]:
+        parts.append("## Examples")
+        parts += [f"![{example['label']}]({example['image']}) {example['label']}" for example in manifest["examples"]]
+    parts += _evenness(manifest)
+    if "teacher" in manifest:
+        parts.append("## Written by a teacher")
+        parts.append(
+            "Machine-made texts and morphologies; the column `annotator` of samples and conversations says by which\n"
+            "model, with which prompt and when. No reference of a reward is machine-made."
+        )
+        parts.append(_table(("part", "accepted"), list(manifest["teacher"]["accepted"].items())))
     if manifest["labels"]["unknown"]:
+        unknown = manifest["labels"]["unknown"].items()
+        rows = [(label, facts["count"], ", ".join(facts["nearest"])) for label, facts in unknown]
         parts.append("## Labels the taxonomy does not know")
-        parts.append(_table(("label", "count"), list(manifest["labels"]["unknown"].items())))
+        parts.append(_table(("label", "count", "nearest"), rows))
     return "\n\n".join(parts) + f"\n\nContent hash: `{manifest['content_hash']}`\n"
+
+
+def _evenness(manifest: Mapping[str, Any]) -> list[str]:
+    """How evenly the labels are spread over the splits."""
+    farthest = manifest["stratification"]["largest_deviation"]
+    if farthest is None:
+        return []
+    rows = [
+        (row["label"], row["images"], *(_share(row[f"{split}_share"]) for split in get_args(Split)))
+        for row in manifest["stratification"]["labels"]
+    ]
+    return [
+        "## Labels by split",
+        f"Each column holds the share of a label among the split's images. The largest difference from its share of\n"
+        f"all images is {farthest['deviation']:+.1%}: {farthest['label']} in {farthest['deviation_in']}.",
+        _table(("label", "images", *get_args(Split)), rows),
+    ]
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"
 
 
 def _reasons(manifest: Mapping[str, Any], source: str) -> str:

@@ -1,4 +1,4 @@
-"""The second half of preparing: from the table of stored samples to the records, the manifest and the data card.
+"""The second half of preparing: from the selected samples to the records, the manifest and the data card.
 
 Invariant: what is written depends on the set of samples and the settings alone, not on the order in which samples
 arrived or on how many workers read them.
@@ -6,6 +6,7 @@ arrived or on how many workers read them.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -21,7 +22,7 @@ from dermo_ray.data.balance import copies
 from dermo_ray.data.card import data_card
 from dermo_ray.data.manifest import LAYOUT_VERSION, MANIFEST, Tally, dropped, labels_not_found
 from dermo_ray.data.samples import StoredSample
-from dermo_ray.data.splits import split_of
+from dermo_ray.data.splits import BENCHMARK, label_shares, largest_deviation
 from dermo_ray.data.tables import RL_PROMPTS, TRAJECTORIES, Row, stored_samples, write
 from dermo_ray.errors import UserError
 from dermo_ray.records import Split
@@ -33,71 +34,65 @@ REJECTS_FILE = "rejects.parquet"
 """What was read and dropped, with the reason."""
 
 
-def write_corpus(
-    rows: pa.Table, config: PrepareConfig, key: str, licences: Mapping[str, str], taxonomy: Taxonomy, folder: Path
-) -> dict[str, Any]:
-    """Write all of the prepared folder but its images, from `rows`, a `SAMPLES` table; return the manifest.
+_EXAMPLES = 6
+"""Pictures on the data card."""
 
-    Raises `UserError` where too few samples are usable, none falls into a split, or no
-    record can be made in any of the formats or tasks asked for.
+
+def write_corpus(
+    samples: pa.Table,
+    rejects: pa.Table,
+    config: PrepareConfig,
+    taxonomy: Taxonomy,
+    folder: Path,
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write all of the prepared folder but its images, from `SAMPLES` and `REJECTS`; return the manifest.
+
+    `facts` go into the manifest as they are. Raises `UserError` where no record can be made in any of the formats or
+    tasks asked for.
     """
-    samples, rejects = _divide(rows, config)
     pq.write_table(samples, folder / SAMPLES_FILE)
     pq.write_table(rejects, folder / REJECTS_FILE)
     counts = {"images": _count_images(samples), "trajectories": Tally(), "rl": Tally()}
     hashes = [_hash(samples)]
+    used = samples.filter(pc.not_equal(samples["split"], BENCHMARK))
+    labels = tuple(sorted(set(used["label"].drop_null().to_pylist())))
+    context = formats.FormatContext(config.prompts, taxonomy, labels, config.seed, config.features_per_image)
     for split in get_args(Split):
-        part = samples.filter(pc.equal(samples["split"], split))
+        part = used.filter(pc.equal(used["split"], split))
         repeats = _repeats(part, config) if split == "train" and config.balance else {}
-        targets = _counted(_trajectory_rows(part, config, repeats), counts["trajectories"], split, "format")
+        targets = _counted(_trajectory_rows(part, config, context, repeats), counts["trajectories"], split, "format")
         hashes.append(write(targets, TRAJECTORIES, folder / "trajectories" / split))
-        prompts = _counted(_rl_rows(part, config, repeats, taxonomy), counts["rl"], split, "task")
+        prompts = _counted(_rl_rows(part, config, taxonomy, repeats), counts["rl"], split, "task")
         hashes.append(write(prompts, RL_PROMPTS, folder / "rl" / split))
     _check_made(config, counts)
+    shares = label_shares(samples["label"].to_pylist(), samples["split"].to_pylist())
     manifest = {
         "layout": LAYOUT_VERSION,
         "dermo_ray": __version__,
-        "settings_key": key,
         "content_hash": hashlib.sha256(" ".join(hashes).encode()).hexdigest(),
         "settings": config.model_dump(mode="json"),
-        "licences": dict(licences),
-        "read": _count(rows["source"]),
+        "read": _count(pa.chunked_array([*samples["source"].chunks, *rejects["source"].chunks])),
         "kept": _count(samples["source"]),
         "dropped": dropped(rejects),
-        "labels": labels_not_found(rows),
+        "labels": labels_not_found(samples, rejects, taxonomy),
         "counts": {name: tally.to_json() for name, tally in counts.items()},
+        "stratification": {"labels": shares, "largest_deviation": largest_deviation(shares)},
+        "examples": _examples(used),
+        **facts,
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(data_card(manifest), encoding="utf-8")
     return manifest
 
 
-def _divide(rows: pa.Table, config: PrepareConfig) -> tuple[pa.Table, pa.Table]:
-    """The usable samples with their split, and the rejects, each sorted by id."""
-    rows = rows.sort_by([("id", "ascending"), ("reject", "ascending")])
-    usable = pc.is_null(rows["reject"])
-    samples = rows.filter(usable).drop_columns("reject")
-    rejects = rows.filter(pc.invert(usable)).select(["id", "source", "group", "raw_label", "reject"])
-    splits = [split_of(group, config.split, config.seed) for group in samples["group"].to_pylist()]
-    if len(samples) < config.min_images:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in _count(rejects["reject"]).items())
-        raise UserError(
-            f"only {len(samples)} of {len(rows)} images are usable, fewer than min_images={config.min_images}; "
-            f"dropped: {reasons or 'none'}"
-        )
-    shares = {"train": 1.0, "val": config.split.val, "test": config.split.test}
-    for split, share in shares.items():
-        if share > 0 and split not in splits:
-            raise UserError(f"no image falls into {split}: read more, or change the shares split.val and split.test")
-    return samples.append_column("split", pa.array(splits, pa.string())), rejects
-
-
 def _check_made(config: PrepareConfig, counts: Mapping[str, Tally]) -> None:
     for setting, wanted, made in (("formats", config.formats, "trajectories"), ("tasks", config.tasks, "rl")):
         if wanted and not counts[made].total:
             raise UserError(
-                f"no image has the annotations for {setting}={wanted}: a label allows diagnosis and task3, "
-                "a morphology allows morph_description and task1, both together allow morph_reasoning"
+                f"no image has the annotations for {setting}={wanted}: a label allows diagnosis, diagnosis_choice_4, "
+                "hierarchy and task3, a morphology allows description, morph_description, attribute_choice and task1, "
+                "both together allow reasoning and morph_reasoning"
             )
 
 
@@ -106,17 +101,18 @@ def _repeats(part: pa.Table, config: PrepareConfig) -> dict[str, int]:
     return copies(labels, config.max_repeat)
 
 
-def _trajectory_rows(part: pa.Table, config: PrepareConfig, repeats: Mapping[str, int]) -> Iterator[Row]:
-    """Rows sorted by id, which begins with the format."""
+def _trajectory_rows(
+    part: pa.Table, config: PrepareConfig, context: formats.FormatContext, repeats: Mapping[str, int]
+) -> Iterator[Row]:
+    """Rows by format, then by sample."""
     for name in sorted(set(config.formats)):
         for sample in stored_samples(part):
-            record = formats.trajectory(sample, name, config.prompts)
-            if record is not None:
+            for record in formats.trajectories(sample, name, context):
                 yield from _repeated(record.model_dump(by_alias=True) | _facts(sample), repeats.get(sample.id, 1))
 
 
-def _rl_rows(part: pa.Table, config: PrepareConfig, repeats: Mapping[str, int], taxonomy: Taxonomy) -> Iterator[Row]:
-    """Rows sorted by id, which begins with the task."""
+def _rl_rows(part: pa.Table, config: PrepareConfig, taxonomy: Taxonomy, repeats: Mapping[str, int]) -> Iterator[Row]:
+    """Rows by task, then by sample."""
     for task in sorted(set(config.tasks)):
         for sample in stored_samples(part):
             record = formats.rl_prompt(sample, task, config.prompts, taxonomy)
@@ -153,6 +149,17 @@ def _count_images(samples: pa.Table) -> Tally:
 
 def _count(column: pa.ChunkedArray) -> dict[str, int]:
     return dict(sorted((entry["values"], entry["counts"]) for entry in column.value_counts().to_pylist()))
+
+
+def _examples(samples: pa.Table) -> list[dict[str, str]]:
+    """An image of each of the most frequent labels, for the card."""
+    first: dict[str, dict[str, str]] = {}
+    labels = samples["label"].to_pylist()
+    for label, image in zip(labels, samples["image"].to_pylist(), strict=True):
+        if label is not None:
+            first.setdefault(label, {"label": label, "image": image})
+    frequent = Counter(label for label in labels if label is not None).most_common(_EXAMPLES)
+    return [first[label] for label, _ in frequent]
 
 
 def _hash(samples: pa.Table) -> str:

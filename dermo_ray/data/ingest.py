@@ -1,57 +1,80 @@
-"""One entry of a source becomes one row of the sample table, and its image a stored file.
+"""The first half of preparing: one entry of a source becomes one row, and its image a stored file.
 
-Invariant: `ingest` returns a row for every entry, usable or rejected, and reading the same entry again gives the same
-row, wherever that happens.
+Invariants: `ingest` returns a row for every entry, usable or rejected, and reading the same entry again gives the same
+row, wherever that happens. A block of rows is stored after its images, under a key of everything it depends on, so
+that a block that is there need not be read again.
 """
 
+import hashlib
 import json
+import os
+import uuid
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from dermo_ray.config.prepare import ImageSettings
+from dermo_ray.config.sources import SourceConfig
 from dermo_ray.data import images
-from dermo_ray.data.samples import Entry, Reject, Sample
+from dermo_ray.data.duplicates import perceptual_hash
+from dermo_ray.data.samples import Entry, Reject
 from dermo_ray.data.sources import Source
-from dermo_ray.data.tables import SAMPLES
+from dermo_ray.data.tables import INGESTED
 from dermo_ray.morphology import Morphology
-from dermo_ray.taxonomy import Taxonomy
 
 IMAGES = "images"
-"""The folder of the stored images, inside a prepared folder."""
+"""The folder of the stored images, inside a prepared folder and inside a cache."""
+BLOCKS = "rows"
+"""The folder of the stored blocks, inside a cache."""
+
+_VERSION = 1
+"""Goes up when the same entry gives another row or another image than before."""
 
 
-def ingest(
-    entry: Entry, name: str, source: Source, taxonomy: Taxonomy, settings: ImageSettings, folder: Path
-) -> dict[str, Any]:
-    """The row of `SAMPLES` for `entry` of the source called `name`; its image is stored under `folder`/images."""
-    row: dict[str, Any] = dict.fromkeys(SAMPLES.names) | {"id": entry.id, "source": name}
+def ingest(entry: Entry, name: str, source: Source, settings: ImageSettings, folder: Path) -> dict[str, Any]:
+    """The row of `INGESTED` for `entry` of the source called `name`; its image is stored under `folder`/images."""
+    row: dict[str, Any] = dict.fromkeys(INGESTED.names) | {"id": entry.id, "source": name}
     try:
         sample = source.sample(entry)
-        row |= _reference(sample, taxonomy)
-        _check_annotated(sample, row["label"])
+        row |= {
+            "group": sample.group,
+            "modality": sample.modality,
+            "raw_label": sample.raw_label,
+            "morphology": _as_json(sample.morphology),
+            "annotation": _as_json(sample.annotation or sample.morphology),
+            "skin_tone": sample.skin_tone,
+        }
         image = images.load(sample.image, settings)
+        row["perceptual_hash"] = perceptual_hash(image)
         row["image"] = f"{IMAGES}/{images.store(image, folder / IMAGES, settings)}"
     except Reject as verdict:
         row["reject"] = verdict.reason
     return row
 
 
-def _reference(sample: Sample, taxonomy: Taxonomy) -> dict[str, Any]:
-    return {
-        "group": sample.group,
-        "modality": sample.modality,
-        "raw_label": sample.raw_label,
-        "label": None if sample.raw_label is None else taxonomy.canonical(sample.raw_label),
-        "morphology": _as_json(sample.morphology),
-        "annotation": _as_json(sample.annotation),
-        "skin_tone": sample.skin_tone,
-    }
+def block_key(listing: pa.Table, source: SourceConfig, settings: ImageSettings, seed: int) -> str:
+    """The key of the rows that `listing`, entries of one source, becomes: a hash of all that they depend on.
+
+    Folders don't count in: entries hold paths relative to them, and the size of every file.
+    """
+    options = source.model_dump(mode="json", exclude={"root", "file", "skincon", "use"})
+    facts = [_VERSION, options, settings.model_dump(mode="json"), seed, listing.to_pylist()]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _check_annotated(sample: Sample, label: str | None) -> None:
-    """Refuse a sample of which no record can be made: neither a label nor a morphology."""
-    if label is None and sample.morphology is None:
-        raise Reject("missing_label" if sample.raw_label is None else "unknown_label")
+def block_path(cache: Path, key: str) -> Path:
+    """Where the rows called `key` are stored."""
+    return cache / BLOCKS / key[:2] / f"{key}.parquet"
+
+
+def store_block(rows: list[dict[str, Any]], path: Path) -> None:
+    """Store `INGESTED` rows; the file appears complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(f".{uuid.uuid4().hex}")
+    pq.write_table(pa.Table.from_pylist(rows, INGESTED), aside)
+    os.replace(aside, path)
 
 
 def _as_json(morphology: Morphology | None) -> str | None:

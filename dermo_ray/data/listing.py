@@ -1,42 +1,68 @@
-"""Everything that is to be read, as a table that can be cut up and sent to workers.
+"""Everything that is to be read, as tables that can be sent to workers, and what is known of it before that.
 
 Invariant: each entry of each source is listed once; an id that was listed before is set aside as rejected.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from dermo_ray.data.samples import Entry
-from dermo_ray.data.tables import SAMPLES
+from dermo_ray.data.samples import Entry, Reject
+from dermo_ray.data.sources import Source
+from dermo_ray.data.tables import INGESTED
 
 _SCHEMA = pa.schema({"source": pa.string(), "id": pa.string(), "facts": pa.string()})
 
 
-def as_tables(listings: Mapping[str, Sequence[Entry]], rows_per_table: int) -> list[pa.Table]:
-    """The distinct entries of all sources, {source name: entries}, in tables of at most `rows_per_table` rows."""
-    rows = [
-        {"source": name, "id": entry.id, "facts": json.dumps(entry.facts)}
-        for name, entries in listings.items()
-        for entry in {entry.id: entry for entry in reversed(entries)}.values()
-    ]
-    table = pa.Table.from_pylist(rows, _SCHEMA)
-    return [table.slice(start, rows_per_table) for start in range(0, len(table), rows_per_table)]
+def as_tables(title: str, entries: Sequence[Entry], rows_per_table: int) -> Iterator[pa.Table]:
+    """The distinct entries of the source called `title`, in tables of at most `rows_per_table` rows."""
+    distinct = list({entry.id: entry for entry in reversed(entries)}.values())[::-1]
+    for start in range(0, len(distinct), rows_per_table):
+        chunk = distinct[start : start + rows_per_table]
+        rows = [{"source": title, "id": entry.id, "facts": json.dumps(entry.facts)} for entry in chunk]
+        yield pa.Table.from_pylist(rows, _SCHEMA)
 
 
-def entries_of(table: pa.Table) -> Iterable[tuple[str, Entry]]:
-    """The (source name, entry) pairs of a table that `as_tables` made."""
-    return ((row["source"], Entry(row["id"], json.loads(row["facts"]))) for row in table.to_pylist())
+def entries_of(table: pa.Table) -> Iterator[Entry]:
+    """The entries of a table that `as_tables` made."""
+    return (Entry(row["id"], json.loads(row["facts"])) for row in table.to_pylist())
 
 
 def repeated(listings: Mapping[str, Sequence[Entry]]) -> pa.Table:
-    """A `SAMPLES` table of the entries whose id had come before, rejected as `duplicate_id`."""
+    """An `INGESTED` table of the entries whose id had come before, rejected as `duplicate_id`."""
     rows = []
-    for name, entries in listings.items():
+    for title, entries in listings.items():
         seen: set[str] = set()
         for entry in entries:
             if entry.id in seen:
-                rows.append(dict.fromkeys(SAMPLES.names) | {"id": entry.id, "source": name, "reject": "duplicate_id"})
+                rows.append(dict.fromkeys(INGESTED.names) | {"id": entry.id, "source": title, "reject": "duplicate_id"})
             seen.add(entry.id)
-    return pa.Table.from_pylist(rows, SAMPLES)
+    return pa.Table.from_pylist(rows, INGESTED)
+
+
+@dataclass
+class Survey:
+    """What the tables of a source say, before an image is opened."""
+
+    entries: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    """Entries that can't be used whatever their image holds, by reason."""
+    labels: Counter[str] = field(default_factory=Counter)
+    """Labels as the source writes them."""
+
+
+def survey(source: Source, entries: Sequence[Entry]) -> Survey:
+    """Look at every entry of a source that lists files; of one that draws, this would draw everything."""
+    found = Survey(entries=len(entries))
+    for entry in entries:
+        try:
+            sample = source.sample(entry)
+        except Reject as verdict:
+            found.refused[verdict.reason] += 1
+        else:
+            if sample.raw_label is not None:
+                found.labels[sample.raw_label] += 1
+    return found

@@ -15,9 +15,10 @@ import pyarrow as pa
 
 from dermo_ray.config.prepare import PrepareConfig
 from dermo_ray.data.samples import Entry
+from dermo_ray.taxonomy import Taxonomy
 
 MANIFEST = "manifest.json"
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 """Goes up when the files or their columns change, so that an older folder is not taken for a current one."""
 
 
@@ -39,12 +40,21 @@ class Tally:
         return {"total": self.total} | {name: dict(sorted(counts.items())) for name, counts in self.by.items()}
 
 
-def settings_key(config: PrepareConfig, entries: Mapping[str, Sequence[Entry]]) -> str:
-    """A hash of everything the corpus depends on: the settings without paths, and the listing of every source."""
-    settings = config.model_dump(mode="json", exclude={"out": True, "root": True, "sources": {"__all__": {"root"}}})
-    digest = hashlib.sha256(json.dumps([LAYOUT_VERSION, settings], sort_keys=True).encode())
-    for name, listing in entries.items():
-        digest.update(name.encode())
+def settings_key(config: PrepareConfig, entries: Mapping[str, Sequence[Entry]], taxonomy: Taxonomy) -> str:
+    """A hash of everything the corpus depends on: the settings without paths, the listing of every source, the tree."""
+    paths = {"root", "file", "skincon"}
+    settings = config.model_dump(
+        mode="json",
+        exclude={
+            **dict.fromkeys((*paths, "out", "cache", "taxonomy", "export", "dry_run", "replace", "unmapped"), True),
+            "sources": {"__all__": paths},
+            "teacher": {"cache", "concurrency", "timeout", "deadline", "give_up_after"},
+        },
+    )
+    tree = [[leaf.label, leaf.path, leaf.synonyms] for leaf in taxonomy.leaves]
+    digest = hashlib.sha256(json.dumps([LAYOUT_VERSION, settings, tree], sort_keys=True).encode())
+    for title, listing in entries.items():
+        digest.update(title.encode())
         for entry in listing:
             digest.update(json.dumps([entry.id, entry.facts], sort_keys=True).encode())
     return digest.hexdigest()
@@ -56,22 +66,25 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def dropped(samples: pa.Table) -> dict[str, dict[str, int]]:
-    """{source: {reason: count}} of the rejected rows of a `SAMPLES` table."""
+def dropped(rejects: pa.Table) -> dict[str, dict[str, int]]:
+    """{source: {reason: count}} of a `REJECTS` table."""
     counts: dict[str, Counter[str]] = {}
-    for source, reason in _pairs(samples, "source", "reject"):
-        if reason is not None:
-            counts.setdefault(source, Counter())[reason] += 1
+    for source, reason in zip(rejects["source"].to_pylist(), rejects["reject"].to_pylist(), strict=True):
+        counts.setdefault(source, Counter())[reason] += 1
     return {source: dict(sorted(reasons.items())) for source, reasons in sorted(counts.items())}
 
 
-def labels_not_found(samples: pa.Table) -> dict[str, Any]:
-    """How many rows have no label, and the labels that the taxonomy does not know with their counts."""
-    rows = [(raw, label, reject) for raw, label, reject in _pairs(samples, "raw_label", "label", "reject")]
-    unknown = Counter(raw for raw, label, _ in rows if raw is not None and label is None)
-    missing = sum(raw is None and reject in (None, "missing_label") for raw, _, reject in rows)
-    return {"missing": missing, "unknown": dict(sorted(unknown.items()))}
+def labels_not_found(samples: pa.Table, rejects: pa.Table, taxonomy: Taxonomy) -> dict[str, Any]:
+    """How many images have no label, and the labels that the taxonomy does not know."""
+    refused = sum(reason == "missing_label" for reason in rejects["reject"].to_pylist())
+    labels = Counter(samples["raw_label"].drop_null().to_pylist() + rejects["raw_label"].drop_null().to_pylist())
+    return {"missing": samples["raw_label"].null_count + refused, "unknown": unknown_labels(labels, taxonomy)}
 
 
-def _pairs(table: pa.Table, *columns: str) -> Any:
-    return zip(*(table[name].to_pylist() for name in columns), strict=True)
+def unknown_labels(labels: Counter[str], taxonomy: Taxonomy) -> dict[str, dict[str, Any]]:
+    """{label: its count and the nearest labels of the taxonomy}, the most frequent first, of those not in it."""
+    unknown = [(label, count) for label, count in labels.items() if taxonomy.canonical(label) is None]
+    return {
+        label: {"count": count, "nearest": taxonomy.nearest(label)}
+        for label, count in sorted(unknown, key=lambda entry: (-entry[1], entry[0]))
+    }

@@ -36,8 +36,8 @@ class Sample:
     id: str
     """Unique over all sources; begins with the source's name."""
     source: str
-    group: str
-    """The lesion or patient, unique over all sources."""
+    group: str | None
+    """The patient or lesion, unique over all sources; None where neither is known."""
     modality: Modality
     image: Path | Pixels
     """Where the image file is, or the pixels themselves where the source draws them."""
@@ -64,6 +64,7 @@ class StoredSample:
     id: str
     source: str
     group: str
+    """What decides its split: the patient or lesion, or where neither is known its cluster of near-duplicates."""
     modality: Modality
     image: str
     """Path of the stored image, relative to the prepared folder."""
@@ -72,3 +73,9 @@ class StoredSample:
     morphology: Morphology | None
     annotation: Morphology | None
     skin_tone: int | None = None
+    description: str | None = None
+    """Free text about the morphology, by a teacher; None where nobody wrote one."""
+    reasoning: str | None = None
+    """Free text that leads to the diagnosis, by a teacher."""
+    annotator: str | None = None
+    """Who made what is machine-made, as JSON: model, version of its prompt, date, fields."""

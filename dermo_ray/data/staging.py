@@ -10,11 +10,11 @@ from dermo_ray.errors import UserError
 
 
 @contextmanager
-def staged(folder: Path) -> Iterator[Path]:
+def staged(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield an empty folder beside `folder` that takes its name when the body ends well, and is removed if it fails.
 
-    After a kill the folder `NAME.partial-...` remains and may be deleted. `folder` may exist if it is empty; raises
-    `OSError` if it is not, and `UserError` where its parent can't be written to.
+    After a kill the folder `NAME.partial-...` remains and may be deleted. `folder` may exist if it is empty, or is to
+    be replaced; raises `OSError` if it is not, and `UserError` where its parent can't be written to.
     """
     aside = folder.with_name(f"{folder.name}.partial-{uuid.uuid4().hex[:8]}")
     try:
@@ -23,7 +23,13 @@ def staged(folder: Path) -> Iterator[Path]:
         raise UserError(f"can't write to {folder.parent}: {error.strerror}") from error
     try:
         yield aside
-        aside.rename(folder)
+        if replace and folder.exists():
+            old = folder.with_name(f"{folder.name}.replaced-{uuid.uuid4().hex[:8]}")
+            folder.rename(old)
+            aside.rename(folder)
+            shutil.rmtree(old)
+        else:
+            aside.rename(folder)
     except BaseException:
         shutil.rmtree(
             aside, ignore_errors=True

@@ -5,7 +5,7 @@ Invariant: a table's content hash depends on its rows and their order alone, not
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,21 +14,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dermo_ray.data.samples import StoredSample
+from dermo_ray.data.teacher.annotate import Annotation
 from dermo_ray.morphology import Morphology
 
 Row = dict[str, Any]
 
 _TEXT = pa.string()
 
-SAMPLES = pa.schema(
+INGESTED = pa.schema(
     {
         "id": _TEXT,
         "source": _TEXT,
         "group": _TEXT,
         "modality": _TEXT,
         "image": _TEXT,
+        "perceptual_hash": pa.uint64(),
         "raw_label": _TEXT,
-        "label": _TEXT,
         "morphology": _TEXT,
         "annotation": _TEXT,
         "skin_tone": pa.int8(),
@@ -37,6 +38,33 @@ SAMPLES = pa.schema(
 )
 """One row for every entry that was read. `morphology` and `annotation` are JSON in the released shape; `reject` is
 the reason why the entry can't be used, null for those that can."""
+
+SAMPLES = pa.schema(
+    {
+        "id": _TEXT,
+        "source": _TEXT,
+        "group": _TEXT,
+        "split": _TEXT,
+        "modality": _TEXT,
+        "image": _TEXT,
+        "perceptual_hash": pa.uint64(),
+        "raw_label": _TEXT,
+        "label": _TEXT,
+        "morphology": _TEXT,
+        "annotation": _TEXT,
+        "description": _TEXT,
+        "reasoning": _TEXT,
+        "annotator": _TEXT,
+        "skin_tone": pa.int8(),
+    }
+)
+"""One row for every image that is used. `group` is what decides the split; `description`, `reasoning` and `annotator`
+come from a teacher."""
+
+REJECTS = pa.schema(
+    {"id": _TEXT, "source": _TEXT, "group": _TEXT, "raw_label": _TEXT, "reject": _TEXT, "same_as": _TEXT}
+)
+"""One row for every entry that was read and dropped; `same_as` is the id of the image that a near-duplicate equals."""
 
 TRAJECTORIES = pa.schema(
     {
@@ -47,6 +75,7 @@ TRAJECTORIES = pa.schema(
         "group": _TEXT,
         "label": _TEXT,
         "modality": _TEXT,
+        "annotator": _TEXT,
         "conversations": pa.list_(pa.struct({"from": _TEXT, "value": _TEXT})),
     }
 )
@@ -93,7 +122,7 @@ def write(rows: Iterable[Row], schema: pa.Schema, folder: Path) -> str:
 
 
 def stored_samples(table: pa.Table) -> Iterator[StoredSample]:
-    """The samples of a `SAMPLES` table of usable rows, in its order."""
+    """The samples of a `SAMPLES` table, in its order."""
     for batch in table.to_batches(max_chunksize=_ROWS_PER_GROUP):
         for row in batch.to_pylist():
             yield StoredSample(
@@ -106,8 +135,30 @@ def stored_samples(table: pa.Table) -> Iterator[StoredSample]:
                 morphology=_read_morphology(row["morphology"]),
                 annotation=_read_morphology(row["annotation"]),
                 skin_tone=row["skin_tone"],
+                description=row["description"],
+                reasoning=row["reasoning"],
+                annotator=row["annotator"],
             )
 
 
 def _read_morphology(text: str | None) -> Morphology | None:
     return None if text is None else Morphology.from_json(json.loads(text))
+
+
+def with_annotations(samples: pa.Table, annotations: Mapping[str, Annotation]) -> pa.Table:
+    """`SAMPLES` with what a teacher wrote, by sample id.
+
+    A machine-made morphology becomes the `annotation` alone: targets may repeat it, rewards must not take it for true.
+    """
+    columns = {name: samples[name].to_pylist() for name in ("annotation", "description", "reasoning", "annotator")}
+    for index, sample_id in enumerate(samples["id"].to_pylist()):
+        if (added := annotations.get(sample_id)) is None:
+            continue
+        if added.morphology is not None:
+            columns["annotation"][index] = json.dumps(added.morphology.to_json())
+        columns["description"][index] = added.description
+        columns["reasoning"][index] = added.reasoning
+        columns["annotator"][index] = added.annotator
+    for name, values in columns.items():
+        samples = samples.set_column(samples.schema.get_field_index(name), name, pa.array(values, pa.string()))
+    return samples

@@ -1,8 +1,9 @@
-"""A morphology in a sentence: plain, short and always the same for the same findings.
+"""A morphology in a sentence: plain, short and always the same for the same findings; and what free text may hold.
 
 Invariant: a sentence names exactly the findings that are not absent, each in the words of its vocabulary.
 """
 
+from dermo_ray.completion import parse
 from dermo_ray.morphology import Modality, Morphology
 
 _VESSELS = "Vascular Structures"
@@ -36,3 +37,9 @@ def description(morphology: Morphology, modality: Modality) -> str:
     """One paragraph for a task1 completion; it names no disease."""
     seen = ", ".join(findings(morphology)) or "no specific finding"
     return f"{modality.capitalize()} image: {seen}."
+
+
+def is_free_text(text: str) -> bool:
+    """Whether `text` can stand in a completion: neither empty nor padded, without tags or placeholder tokens."""
+    read = parse(f"<reasoning>{text}</reasoning>", "task3")
+    return read.reasoning == text and "forbidden_token" not in read.faults

@@ -95,7 +95,7 @@ _TABLE: tuple[Diagnosis, ...] = (
     _dermoscopic(
         "Vascular Lesion",
         _VASCULAR,
-        ("Angioma", "Hemangioma", "Cherry Angioma"),
+        ("Vascular Tumor",),
         "Wreath or dotted vessels.",
         lambda f: f["Vascular Structures"] in ("wreath", "dotted"),
     ),
@@ -140,7 +140,7 @@ _TABLE: tuple[Diagnosis, ...] = (
     _clinical(
         "Tinea Corporis",
         _FUNGAL,
-        ("Ringworm", "Tinea"),
+        ("Ringworm",),
         "A patch with scale.",
         frozenset({"Patch", "Scale"}),
     ),
@@ -155,7 +155,7 @@ _TABLE: tuple[Diagnosis, ...] = (
     _clinical(
         "Rosacea",
         _ACNEIFORM,
-        ("Acne Rosacea",),
+        ("Couperose",),
         "Erythema with telangiectasia.",
         frozenset({"Erythema", "Telangiectasia"}),
     ),
@@ -225,7 +225,7 @@ _TABLE: tuple[Diagnosis, ...] = (
     _clinical(
         "Atopic Dermatitis",
         _ECZEMA,
-        ("Atopic Eczema", "Eczema"),
+        ("Atopic Eczema",),
         "None of the other clinical rules holds.",
         frozenset(),
     ),

@@ -39,7 +39,7 @@ class TinyModelSettings(Settings):
     initializer_range: float = 0.08
     """Standard deviation of the random weights; about 1 / sqrt(width), so that a narrow network's signals neither fade
     nor grow."""
-    vocabulary_size: int = 896
+    vocabulary_size: int = 1024
     """Tokens of the byte-level BPE."""
 
 

@@ -39,12 +39,24 @@ CHAT_TEMPLATE = (
     "{%- if add_generation_prompt %}<|im_start|>assistant\n{%- endif %}"
 )
 
-# What BPE may merge: a JSON key up to its value's opening quote, the join of two entries, a tag, a phrase between two
-# punctuation marks. So a field, a value, a finding and a label can each become one token.
-_PIECES = Regex(r'[A-Za-z][^"{}\[\]<>:,]*": ?["{\[]*|", "|</?\w+>\s?|[ ]?[A-Za-z][^"{}\[\]<>:,;.\n]*|[^\w\s<]+|\s+|\S')
+# What BPE may merge: the way from one JSON value to the next (closing quote, comma, key, opening quote), from the end
+# of one block to the beginning of the next, a phrase with the comma before it. So a field takes two tokens, its key and
+# its value, and a finding and a label one each: short completions are written faster and have fewer joints at which
+# sampling can go wrong.
+_PIECES = Regex(
+    r'(?:", ")?(?:[A-Za-z][^"{}\[\]<>:,]*": ?["{\[]*)+'
+    r'|", "[^"{}\[\]<>:,]*'
+    r'|[."}\]]*</\w+>\s?(?:<\w+>[{"]*)?|<\w+>'
+    r"|[ ,]{0,2}[A-Za-z][^\"{}\[\]<>:,;.\n]*"
+    r"|[^\w\s<]+|\s+|\S"
+)
 
 _EXAMPLES = 600
 """Completions about sampled phantoms in the tokenizer's training text."""
+
+_HAM10000_CODES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
+_DERMOGPT_EXAMPLE = "SJS/TEN"
+"""The diagnosis of DermoGPT's published task3 record, a long label."""
 
 
 def build_tokenizer(vocabulary_size: int) -> PreTrainedTokenizerFast:
@@ -75,12 +87,19 @@ def build_tokenizer(vocabulary_size: int) -> PreTrainedTokenizerFast:
     )
 
 
+def _labels() -> list[str]:
+    """The phantoms' diagnoses, HAM10000's seven and DermoGPT's example, in the order of the default tree."""
+    taxonomy = Taxonomy.load()
+    written = {taxonomy.canonical(name) for name in (*DIAGNOSES, *_HAM10000_CODES, _DERMOGPT_EXAMPLE)}
+    return [label for label in taxonomy.labels if label in written]
+
+
 def _corpus() -> Iterator[str]:
     """What the tasks of phantoms are written in: prompts, completions about sampled morphologies, terms, labels."""
     for _ in range(20):
         yield from prompts.templates("brief")
         yield "assistant\nuser\nsystem\n"
-        yield from (f"<final_diagnosis>{label}</final_diagnosis>" for label in Taxonomy.load().labels)
+        yield from (f"<final_diagnosis>{label}</final_diagnosis>" for label in _labels())
         yield json.dumps({SKINCON_KEY: SKINCON_FEATURES})
     yield from prompts.templates("full")
     rng = np.random.default_rng(0)

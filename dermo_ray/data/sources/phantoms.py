@@ -6,7 +6,7 @@ and two seeds share no phantom.
 
 import numpy as np
 
-from dermo_ray.config.prepare import SourceConfig
+from dermo_ray.config.sources import SourceConfig
 from dermo_ray.data.samples import Entry, Sample
 from dermo_ray.phantom import annotate, draw
 
@@ -25,7 +25,7 @@ class Phantoms:
 
     def entries(self) -> list[Entry]:
         """One entry a phantom; nothing is drawn yet."""
-        return [Entry(f"phantoms_{i:07d}", {"seed": self._first + i}) for i in range(self._config.count)]
+        return [Entry(f"{self._config.title}_{i:07d}", {"seed": self._first + i}) for i in range(self._config.count)]
 
     def sample(self, entry: Entry) -> Sample:
         """The drawn phantom: `morphology` is exact, `annotation` is what a simulated annotator wrote about it."""
@@ -34,7 +34,7 @@ class Phantoms:
         annotator = np.random.default_rng([seed, 1])  # a stream of its own: noise settings leave the picture alone
         return Sample(
             id=entry.id,
-            source="phantoms",
+            source=self._config.title,
             group=entry.id,
             modality=phantom.modality,
             image=phantom.image,

@@ -1,0 +1,119 @@
+"""The concept model as the consistency term of the reward asks it: an image is encoded once, for all its completions.
+
+Invariant: what is said about an image does not depend on the images that are encoded with it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from dermo_ray.errors import UserError
+from dermo_ray.models.concepts.agreement import best_agreement, expected_agreement
+from dermo_ray.models.concepts.configuration import ConceptModelConfig
+from dermo_ray.models.concepts.data import pixels
+from dermo_ray.models.concepts.encoders import load_processor
+from dermo_ray.models.concepts.model import ConceptModel
+from dermo_ray.models.concepts.vocabulary import SCHEMAS, vector
+from dermo_ray.morphology import Morphology, Schema
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ImageConcepts:
+    """What the model sees in one image; a `Concepts` as the reward means it."""
+
+    probabilities: Mapping[Schema, FloatArray]
+    """Calibrated, [48] and [28]."""
+    scorer: "ConceptScorer" = field(repr=False)
+
+    def image_fit(self, morphology: Morphology) -> float:
+        """The agreement that the stated morphology can expect, as a share of the best that any could; in [0, 1].
+
+        See `dermo_ray.models.concepts.agreement`. Raises `UserError` for a schema that the model never learned.
+        """
+        self.scorer.check_learned(morphology.schema)
+        expected = expected_agreement(morphology, self.probabilities[morphology.schema])
+        return min(1.0, expected / self._best[morphology.schema])
+
+    def diagnosis_fit(self, morphology: Morphology, label: str) -> float:
+        """See `ConceptScorer.diagnosis_fit`; the image plays no part in it."""
+        return self.scorer.diagnosis_fit(morphology, label)
+
+    @cached_property
+    def _best(self) -> dict[Schema, float]:
+        return {schema: best_agreement(schema, self.probabilities[schema]) for schema in self.scorer.schemas}
+
+
+class ConceptScorer:
+    """A saved concept model, ready to look at images."""
+
+    def __init__(self, model: ConceptModel, processor: Any, name: str = "the concept model") -> None:
+        self._model = model.eval()
+        self._processor = processor
+        self._name = name
+
+    @classmethod
+    def of(cls, path: Path) -> "ConceptScorer":
+        """The model in the folder `path`, on the GPU where this process has one.
+
+        Raises `UserError` where the folder holds no concept model.
+        """
+        model = load_concept_model(path).to("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(model, load_processor(path), str(path))
+
+    @property
+    def schemas(self) -> tuple[Schema, ...]:
+        """The schemas that the model learned."""
+        return tuple(schema for schema in SCHEMAS if schema in (self._model.config.schemas or ()))
+
+    def check_learned(self, schema: Schema) -> None:
+        """Raises `UserError` where there was no annotation in `schema` to learn from."""
+        if schema not in self.schemas:
+            raise UserError(
+                f"{self._name} knows no {schema} concepts: train it on images that are annotated so, "
+                "or leave the concept model out"
+            )
+
+    def concepts(self, image: Image.Image) -> ImageConcepts:
+        """What the model sees in an image."""
+        return self.concepts_of([image])[0]
+
+    @torch.inference_mode()
+    def concepts_of(self, images: Sequence[Image.Image]) -> list[ImageConcepts]:
+        """What the model sees in each of several images, encoded in one pass."""
+        batch = pixels(self._processor, [image.convert("RGB") for image in images]).to(self._model.device)
+        output = self._model(batch)
+        seen = {schema: output[schema].double().cpu().numpy() for schema in SCHEMAS}
+        return [ImageConcepts({schema: seen[schema][row] for schema in SCHEMAS}, self) for row in range(len(images))]
+
+    def diagnosis_fit(self, morphology: Morphology, label: str) -> float:
+        """p(label) / max p(any label), by the linear head from the stated morphology; in [0, 1].
+
+        1 where the label is the one that the head would name, 0 for a label that it never met.
+        """
+        labels = self._model.config.labels_of(morphology.schema)
+        if label not in labels:
+            return 0.0
+        stated = torch.from_numpy(vector(morphology))[None].to(self._model.device)
+        with torch.inference_mode():
+            probabilities = self._model.diagnose(morphology.schema, stated)[0].cpu()
+        return float(probabilities[labels.index(label)] / probabilities.max())
+
+
+def load_concept_model(path: Path) -> ConceptModel:
+    """The concept model in a folder. Raises `UserError` where there is none."""
+    if not (path / "config.json").is_file():
+        raise UserError(f"{path} holds no concept model: config.json is missing")
+    config, _ = ConceptModelConfig.get_config_dict(path)
+    if config.get("model_type") != ConceptModelConfig.model_type:
+        raise UserError(f"{path} holds a model of type {config.get('model_type')}, no concept model: see jobs.concepts")
+    model: ConceptModel = ConceptModel.from_pretrained(path, local_files_only=True)
+    return model.eval()

@@ -1,0 +1,96 @@
+"""How a job runs a Ray Train loop: its ranks in a pool of their own, and a progress bar that follows the metrics."""
+
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ray.train import WorkerGroupError
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.config import LoggingConfig, RunConfig, ScalingConfig
+from tqdm import tqdm
+
+from actors.environment import worker_environment
+from dermo_ray.config.pools import PoolSettings
+from dermo_ray.errors import UserError
+
+
+def fit(train_rank: Callable[[], None], pool: PoolSettings, run: Path) -> None:
+    """Call `train_rank` in every worker of `pool`, within one process group, and wait; Ray's files go to `run/logs`.
+
+    Raises the `UserError` that a rank raised, and `WorkerGroupError` for every other failure of one.
+    """
+    trainer = TorchTrainer(
+        train_rank,
+        torch_config=TorchConfig(backend="nccl" if pool.on_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=pool.workers,
+            use_gpu=pool.on_gpu,
+            resources_per_worker=_resources(pool),
+            accelerator_type=pool.accelerator_type,
+        ),
+        run_config=RunConfig(  # type: ignore[arg-type]  # static types of ray.train are those of its first version
+            name="ray",
+            storage_path=str(run / "logs"),
+            worker_runtime_env={"env_vars": worker_environment(pool)},
+            logging_config=LoggingConfig(log_level="WARNING"),
+        ),
+    )
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit()
+    except WorkerGroupError as error:
+        for failure in error.worker_failures.values():
+            if isinstance(failure, UserError):
+                raise failure from error
+        raise
+    finally:
+        signal.signal(signal.SIGINT, on_interrupt)  # Ray Train leaves a handler of its own behind
+
+
+@contextmanager
+def progress(name: str, metrics: Path, done: int, steps: int) -> Iterator[None]:
+    """A progress bar on stderr that follows the metrics file, which rank 0 writes, during the body of a `with`."""
+    ended = threading.Event()
+    began = time.time()
+
+    def follow() -> None:
+        with tqdm(total=steps, initial=done, desc=name, unit=" steps", file=sys.stderr) as bar:
+            while True:
+                last_time = ended.wait(0.5)
+                entry = _last_entry(metrics)
+                if entry is not None and entry["time"] > began:
+                    speed = f"{entry['samples_per_second']:.1f} samples/s"
+                    bar.set_postfix_str(f"loss {entry['loss']:.4f}, {speed}", refresh=False)
+                    bar.update(entry["step"] - bar.n)
+                if last_time:
+                    return
+
+    follower = threading.Thread(target=follow, name="progress")
+    follower.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        follower.join()
+
+
+def _resources(pool: PoolSettings) -> dict[str, float]:
+    cpus = {"CPU": pool.cpus_per_worker}
+    return cpus | {"GPU": pool.gpus_per_worker} if pool.on_gpu else cpus
+
+
+def _last_entry(metrics: Path) -> dict[str, Any] | None:
+    """The last whole line of the metrics file, None where there is none."""
+    if not metrics.exists():
+        return None
+    with metrics.open("rb") as file:
+        file.seek(max(0, metrics.stat().st_size - 4096))
+        *lines, _ = file.read().split(b"\n")
+    entry: dict[str, Any] | None = json.loads(lines[-1]) if lines else None
+    return entry
