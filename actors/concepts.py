@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from ray.train.torch import get_device
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers.utils import logging as transformers_logging
@@ -84,7 +85,9 @@ class ConceptRank:
         self._assignment = assignment
         self._config = config = assignment.config
         self._rank, self._ranks = dist.get_rank(), dist.get_world_size()
-        self._device = torch.device("cuda" if config.pool.on_gpu else "cpu")
+        self._device = get_device() if config.pool.on_gpu else torch.device("cpu")
+        if config.pool.on_gpu:
+            torch.cuda.set_device(self._device)  # objects are gathered through it
         self._threads = threads(config.pool)
         transformers_logging.disable_progress_bar()
         torch.set_num_threads(self._threads)
@@ -99,7 +102,7 @@ class ConceptRank:
             model.concepts[schema].bias.data = prior_logits(schema, everything)
         self._best = model
         # convolutions are faster so on a CPU and with tensor cores
-        self._model = model.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._model = model.to(self._device, memory_format=torch.channels_last)  # type: ignore[arg-type]
         loss = TrainingLoss(self._model, class_weights(everything, self._vocabulary, config.balance_cap))
         # an encoder may have parameters that its last hidden state does not depend on, always the same ones
         self._loss = DistributedDataParallel(loss, static_graph=True)
@@ -183,7 +186,7 @@ class ConceptRank:
         logits = self._predict(self._model, self._validation)
         answer: list[dict[str, float]] = [{}]
         if self._rank == 0:
-            candidate = deepcopy(self._model).to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+            candidate = deepcopy(self._model).to("cpu", memory_format=torch.contiguous_format)
             targets = self._validation.targets(range(len(self._validation)), self._vocabulary)
             with torch.no_grad():
                 calibrate(candidate, logits, targets)
@@ -220,7 +223,7 @@ class ConceptRank:
         """Write what the best model sees in the evaluation split; every rank takes part."""
         best = load_concept_model(self._config.run / CHECKPOINTS / checkpoints.LATEST / "model")
         samples = ConceptSamples.read(self._config.data, evaluation_split(self._config.data))
-        logits = self._predict(best.to(self._device), samples)
+        logits = self._predict(best.to(self._device), samples)  # type: ignore[arg-type]
         if self._rank == 0:
             write_predictions(self._config.run, samples, logits)
 

@@ -30,7 +30,7 @@ class RewardWorker:
         """The reward of every completion of a group."""
         record = group.prompt.record
         texts = [completion.text for completion in group.completions]
-        concepts = None if self._images is None else self._images.of(record.image)
+        concepts = None if self._images is None else self._images.of(record.image, record.ground_truth.modality)
         return ScoredGroup(group, self._scorer.score(texts, [record.ground_truth] * len(texts), concepts))
 
     @cached_property

@@ -5,13 +5,14 @@ Invariant: after a resume the file holds no line of a step that the resumed run 
 
 import json
 import math
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
 from torch.utils.tensorboard import SummaryWriter
+
+from dermo_ray.staging import staged_file
 
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
@@ -54,6 +55,5 @@ def _drop_after(path: Path, step: int) -> None:
     """Remove the lines of later steps, and a last line that was cut off."""
     with path.open(encoding="utf-8") as lines:
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_text("".join(kept), encoding="utf-8")
-    os.replace(aside, path)
+    with staged_file(path) as aside:
+        aside.write_text("".join(kept), encoding="utf-8")

@@ -8,7 +8,6 @@ terms a run rewards: `terms` and `weights` are maps, which pyarrow, DuckDB (`ter
 Invariants: a file under its final name is complete; numbers are finite; `ground_truth` reads back as a `GroundTruth`.
 """
 
-import os
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +19,7 @@ from pydantic import Field, FiniteFloat, field_validator
 from dermo_ray.errors import UserError
 from dermo_ray.morphology import Modality
 from dermo_ray.records import GroundTruth, Record, Task
+from dermo_ray.staging import staged_file
 
 EVALUATION = -1
 """The `step` of completions that were sampled to measure a policy, not to train it."""
@@ -119,9 +119,8 @@ def write(rows: Iterable[ScoredCompletion], path: Path) -> None:
     """Write `rows` as one Parquet file; folders are made, a file of that name is replaced at once or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     table = pa.Table.from_pylist([row.model_dump() for row in rows], SCORED_COMPLETIONS)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    pq.write_table(table, aside, compression="zstd")
-    aside.replace(path)
+    with staged_file(path) as aside:
+        pq.write_table(table, aside, compression="zstd")
 
 
 def read(path: Path) -> list[ScoredCompletion]:

@@ -9,6 +9,8 @@ checkpoint, and a finished run is measured again.
 import math
 from pathlib import Path
 
+from transformers.utils import logging as transformers_logging
+
 from actors.concepts import Assignment, Progress, train_rank
 from dermo_ray import checkpoints
 from dermo_ray.config.concepts import ConceptsConfig
@@ -72,6 +74,7 @@ def _progress(config: ConceptsConfig, checkpoint: Path | None) -> Progress:
 
 def _measure(config: ConceptsConfig) -> ConceptMeasures:
     """Write `evaluation.json`, `report.html` and the picture of the linear head."""
+    transformers_logging.disable_progress_bar()  # a bar for loading a few megabytes
     split = evaluation_split(config.data)
     samples = ConceptSamples.read(config.data, split)
     model = load_concept_model(config.run / CHECKPOINTS / checkpoints.LATEST / "model")

@@ -28,12 +28,12 @@ from dermo_ray.config.prepare import PrepareConfig
 from dermo_ray.config.serve import ServeConfig
 from dermo_ray.config.sft import SftConfig
 from dermo_ray.data.prompts import PromptOrder, read_prompts
-from dermo_ray.data.staging import staged
 from dermo_ray.metrics import METRICS
 from dermo_ray.phantom import Phantom, draw
 from dermo_ray.phantom.tiny_model import save_tiny_model
 from dermo_ray.report.html import write_report
 from dermo_ray.report.summary import Summary
+from dermo_ray.staging import staged
 from dermo_ray.taxonomy import Taxonomy
 from dermo_ray.versions import installed_versions
 from jobs import evaluate, mavic, prepare, sft

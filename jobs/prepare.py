@@ -37,11 +37,11 @@ from dermo_ray.data.samples import Entry
 from dermo_ray.data.selection import select
 from dermo_ray.data.sources import Source, open_source
 from dermo_ray.data.splits import BENCHMARK
-from dermo_ray.data.staging import staged
 from dermo_ray.data.tables import INGESTED, stored_samples, with_annotations
 from dermo_ray.data.teacher.annotate import AnnotationReport, annotate
 from dermo_ray.data.teacher.endpoint import endpoint_teacher
 from dermo_ray.errors import UserError
+from dermo_ray.staging import staged
 from dermo_ray.taxonomy import Taxonomy
 from jobs.cluster import ray_session
 from jobs.command import main

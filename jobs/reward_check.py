@@ -80,7 +80,7 @@ def score(written: Sequence[Written], config: RewardCheckConfig) -> list[Reward]
     rewards: list[Reward] = []
     for image, completions in groupby(written, key=lambda completion: completion.image):
         group = list(completions)
-        concepts = images.of(image) if images is not None and image is not None else None
+        concepts = images.of(image, group[0].truth.modality) if images is not None and image is not None else None
         rewards += scorer.score([one.text for one in group], [one.truth for one in group], concepts)
     return rewards
 

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from PIL import Image
 
-from dermo_ray.morphology import Morphology
+from dermo_ray.morphology import SCHEMA_FOR_MODALITY, Modality, Morphology
 
 
 class Concepts(Protocol):
@@ -30,7 +30,12 @@ class FolderConcepts:
         self._scorer = ConceptScorer.of(model)
         self._data = data
 
-    def of(self, image: str) -> Concepts:
-        """Decode and encode one image, named as the records do; every completion about it shares the result."""
+    def of(self, image: str, modality: Modality) -> Concepts | None:
+        """Decode and encode one image, named as the records do; every completion about it shares the result.
+
+        None where the model never learned the schema of the image's modality: the term does not apply then.
+        """
+        if SCHEMA_FOR_MODALITY[modality] not in self._scorer.schemas:
+            return None
         with Image.open(self._data / image) as file:
             return self._scorer.concepts(file.convert("RGB"))

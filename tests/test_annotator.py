@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from actors.annotator import pool_teacher
+from dermo_ray.asking.answers import Answer
 from dermo_ray.config.teacher import TeacherSettings
 from dermo_ray.data.samples import StoredSample
-from dermo_ray.data.teacher.ask import Answer, Picture
+from dermo_ray.data.teacher.ask import Picture
 from dermo_ray.data.teacher.questions import question
 from dermo_ray.morphology import DERM7PT_KEY, Morphology
 

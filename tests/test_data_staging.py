@@ -2,8 +2,8 @@
 
 import pytest
 
-from dermo_ray.data.staging import staged
 from dermo_ray.errors import UserError
+from dermo_ray.staging import staged
 
 
 def test_a_folder_appears_when_the_work_is_done(tmp_path):

@@ -26,6 +26,7 @@ class FakeConceptScorer:
     """A concept model that counts how often it was loaded and keeps the images it was shown."""
 
     loaded = 0
+    schemas = ("derm7pt",)
 
     def __init__(self) -> None:
         self.images: list[Image.Image] = []
@@ -60,6 +61,16 @@ def test_an_image_is_looked_at_once_for_its_group(tmp_path: Path, monkeypatch: p
     assert FakeConceptScorer.loaded == 1
     assert len(worker._images._scorer.images) == 2  # one for each group
     assert first.rewards == [mavic_reward(text, MELANOMA, config, FakeConcepts(1.0, 0.5)) for text in TEXTS]
+
+
+def test_the_consistency_term_does_not_apply_where_the_model_never_learned_the_schema(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dermo_ray.models.concepts.ConceptScorer", FakeConceptScorer)
+    monkeypatch.setattr(FakeConceptScorer, "schemas", ("skincon",))
+    config = RewardConfig(concepts=tmp_path)
+    scored = RewardWorker(config, tmp_path).score(group(*TEXTS))
+    assert scored.rewards == [mavic_reward(text, MELANOMA, config) for text in TEXTS]
 
 
 def test_what_a_worker_can_not_do_without_is_asked_for_at_once(tmp_path: Path) -> None:

@@ -5,8 +5,6 @@ the SHA-256 of its bytes, so the same picture from two places is stored once.
 """
 
 import hashlib
-import os
-import uuid
 from io import BytesIO
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dermo_ray.config.prepare import ImageSettings
 from dermo_ray.data.samples import Pixels, Reject
+from dermo_ray.staging import staged_file
 
 _DIGEST_CHARACTERS = 32
 
@@ -71,10 +70,9 @@ def store(image: Image.Image, folder: Path, settings: ImageSettings) -> str:
     name = f"{digest[:2]}/{digest}.{'png' if settings.encoding == 'png' else 'jpg'}"
     path = folder / name
     if not path.exists():
-        path.parent.mkdir(exist_ok=True)
-        aside = path.with_name(f".{digest}.{uuid.uuid4().hex}")
-        aside.write_bytes(data)
-        os.replace(aside, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with staged_file(path) as aside:
+            aside.write_bytes(data)
     return name
 
 

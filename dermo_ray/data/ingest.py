@@ -7,8 +7,6 @@ that a block that is there need not be read again.
 
 import hashlib
 import json
-import os
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from dermo_ray.data.samples import Entry, Reject
 from dermo_ray.data.sources import Source
 from dermo_ray.data.tables import INGESTED
 from dermo_ray.morphology import Morphology
+from dermo_ray.staging import staged_file
 
 IMAGES = "images"
 """The folder of the stored images, inside a prepared folder and inside a cache."""
@@ -72,9 +71,8 @@ def block_path(cache: Path, key: str) -> Path:
 def store_block(rows: list[dict[str, Any]], path: Path) -> None:
     """Store `INGESTED` rows; the file appears complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(f".{uuid.uuid4().hex}")
-    pq.write_table(pa.Table.from_pylist(rows, INGESTED), aside)
-    os.replace(aside, path)
+    with staged_file(path) as aside:
+        pq.write_table(pa.Table.from_pylist(rows, INGESTED), aside)
 
 
 def _as_json(morphology: Morphology | None) -> str | None:

@@ -3,7 +3,6 @@
 Invariant: what a policy wrote is shown as text, whatever it wrote; the page's own policy forbids scripts and requests.
 """
 
-import os
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -17,6 +16,7 @@ from dermo_ray.report.plots import SERIES_COLOURS, Chart, curves
 from dermo_ray.report.summary import Summary
 from dermo_ray.report.tables import tables
 from dermo_ray.rollouts import ScoredCompletion
+from dermo_ray.staging import staged_file
 from dermo_ray.taxonomy import Taxonomy
 
 REPORT = "report.html"
@@ -47,9 +47,8 @@ def write_report(
         mavic_charts=curves(mavic_metrics) if mavic_metrics else [],
     )
     path = run / REPORT
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    aside.write_text(page, encoding="utf-8")
-    aside.replace(path)
+    with staged_file(path) as aside:
+        aside.write_text(page, encoding="utf-8")
     return path
 
 

@@ -61,4 +61,5 @@ def _counts(probabilities: FloatArray) -> FloatArray:
 
 
 def _with_one_more(distribution: FloatArray, p: float) -> FloatArray:
-    return np.convolve(distribution, (1 - p, p))
+    longer: FloatArray = np.convolve(distribution, np.array([1 - p, p]))
+    return longer

@@ -116,8 +116,8 @@ def _answers(
     if head != schema:
         labelled = targets.labels[schema] != NO_LABEL
         probabilities = (_diagnosis_logits(model, schema, logits[schema][labelled]) / temperature).softmax(dim=1)
-        best, place = probabilities.max(dim=1)
-        return best.numpy(), (place == targets.labels[schema][labelled]).numpy()
+        best, named = probabilities.max(dim=1)
+        return best.numpy(), (named == targets.labels[schema][labelled]).numpy()
     observed = targets.observed[schema] > 0
     probabilities = activate(schema, logits[schema][observed] / temperature)
     stated = targets.concepts[schema][observed]

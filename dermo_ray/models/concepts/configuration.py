@@ -16,7 +16,7 @@ class ConceptModelConfig(PreTrainedConfig):
     """
 
     model_type = "dermo_ray_concepts"
-    sub_configs = {"encoder": AutoConfig}  # noqa: RUF012  # declared as an instance variable by the base class
+    sub_configs = {"encoder": AutoConfig}  # type: ignore[dict-item]  # noqa: RUF012  # as in transformers itself
     has_no_defaults_at_init = True
 
     labels: dict[str, list[str]] | None = None

@@ -73,7 +73,7 @@ class Targets:
 
     def counts(self) -> dict[str, int]:
         """How many images count for each head, named `SCHEMA` and `SCHEMA/diagnosis`."""
-        counts = {}
+        counts: dict[str, int] = {}
         for schema in SCHEMAS:
             counts[schema] = int(self.observed[schema].sum())
             counts[f"{schema}/diagnosis"] = int((self.labels[schema] != NO_LABEL).sum())

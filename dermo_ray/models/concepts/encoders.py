@@ -33,9 +33,8 @@ def new_model(settings: EncoderSettings, labels: Mapping[Schema, list[str]], sch
             raise UserError(f"{settings.path} holds no image encoder: config.json is missing")
         encoder = AutoConfig.from_pretrained(settings.path, local_files_only=True)
         encoder = getattr(encoder, "vision_config", encoder)
-    model = ConceptModel(
-        ConceptModelConfig(encoder=encoder.to_dict(), labels=dict(labels), schemas=list(schemas), temperatures={})
-    )
+    fields: dict[str, Any] = {"encoder": encoder.to_dict(), "labels": dict(labels), "schemas": list(schemas)}
+    model = ConceptModel(ConceptModelConfig(**fields))
     if settings.path is not None:
         model.encoder = AutoModel.from_pretrained(settings.path, config=encoder, local_files_only=True)
     return model

@@ -8,7 +8,7 @@ is there at all.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +85,7 @@ class ConceptModel(PreTrainedModel):
     def forward(self, pixel_values: Tensor, **_: Any) -> ConceptOutput:
         """Calibrated probabilities for images [B, 3, height, width]."""
         logits = self.concept_logits(pixel_values)
-        values: dict[str, Tensor] = {}
+        values: dict[str, Any] = {}
         for schema in SCHEMAS:
             concepts = activate(schema, logits[schema] / self.config.temperature_of(schema))
             values[schema] = concepts
@@ -104,7 +104,7 @@ class ConceptModel(PreTrainedModel):
         The softmax forgets what a concept adds to all diagnoses alike, and a one-of-many field what its values add
         alike; both are taken off, so that equal heads look equal.
         """
-        weight = self.diagnosis[schema].weight.detach()
+        weight = cast(nn.Linear, self.diagnosis[schema]).weight.detach()
         weight = weight - weight.mean(dim=0)
         if schema == "derm7pt":
             fields = [weight[:, place] for place in FIELD_SLICES.values()]

@@ -23,11 +23,13 @@ def evaluation_split(prepared: Path) -> Split:
 
 def write_predictions(run: Path, samples: ConceptSamples, logits: Logits) -> None:
     """Write a row an image: `id`, and the logits of the concepts of both schemas, before the temperature."""
-    columns = {schema: pa.array(logits[schema].tolist(), pa.list_(pa.float32())) for schema in SCHEMAS}
+    columns: dict[str, pa.Array] = {
+        schema: pa.array(logits[schema].tolist(), pa.list_(pa.float32())) for schema in SCHEMAS
+    }
     path = run / PREDICTIONS
     path.parent.mkdir(exist_ok=True)
     aside = path.with_name(f".{path.name}.partial")
-    pq.write_table(pa.table({"id": samples.ids, **columns}), aside)
+    pq.write_table(pa.table({"id": pa.array(samples.ids), **columns}), aside)
     aside.replace(path)
 
 

@@ -66,7 +66,8 @@ class ConceptScorer:
 
         Raises `UserError` where the folder holds no concept model.
         """
-        model = load_concept_model(path).to("cuda" if torch.cuda.is_available() else "cpu")
+        model = load_concept_model(path)
+        model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
         return cls(model, load_processor(path), str(path))
 
     @property

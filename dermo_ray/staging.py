@@ -1,4 +1,4 @@
-"""Folders that appear complete or not at all."""
+"""Folders and files that appear complete or not at all."""
 
 import shutil
 import uuid
@@ -34,4 +34,19 @@ def staged(folder: Path, *, replace: bool = False) -> Iterator[Path]:
         shutil.rmtree(
             aside, ignore_errors=True
         )  # a worker elsewhere may still be writing; the failure itself matters more
+        raise
+
+
+@contextmanager
+def staged_file(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; that file becomes `path`, in place of an older one, if the body ends well.
+
+    After a kill the file `.NAME.partial-...` remains and may be deleted.
+    """
+    aside = path.with_name(f".{path.name}.partial-{uuid.uuid4().hex[:8]}")
+    try:
+        yield aside
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
         raise

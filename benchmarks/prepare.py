@@ -1,0 +1,163 @@
+"""Reading images: our job on Ray Data beside a plain loop and `datasets.map`, on the same files with the same work.
+
+    python -m benchmarks.prepare ROOT [--copies 4] [--repeats 3]
+
+ROOT is the published folder of HAM10000. Each image is scaled to the published 600 x 450 pixels once for each copy,
+with a border of its own cut off, so that no two files are alike. The work on one: decode, check, scale to 448 pixels,
+hash twice (content and look), encode as JPEG, store. Every repeat runs the three one after the other, into empty
+folders. Peak memory (proportional, with all processes of Ray) is that of the whole job on 2,000 and on 50,000 images,
+the latter as further names of the same files. Writes `benchmarks/results/prepare.json`.
+"""
+
+import argparse
+import csv
+import json
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+from PIL import Image
+
+from benchmarks.machine import describe
+from dermo_ray.config.prepare import ImageSettings, PrepareConfig
+from dermo_ray.data import images
+from dermo_ray.data.duplicates import perceptual_hash
+from jobs import prepare
+from jobs.cluster import ray_session
+from jobs.memory import PeakMemory
+
+RESULT = Path("benchmarks/results/prepare.json")
+SETTINGS = ImageSettings(max_side=448)
+MEASURED_SIZES = (2_000, 50_000)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("root", type=Path, help="folder of HAM10000")
+    parser.add_argument("--copies", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        paths = enlarge(arguments.root, folder / "data", arguments.copies)
+        runs = [rates(paths, folder) for _ in range(arguments.repeats)]
+        memory = {size: peak_memory(paths, size, folder) for size in MEASURED_SIZES}
+    median = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+    cores = os.cpu_count() or 1
+    result = {
+        "command": f"python -m benchmarks.prepare ROOT --copies {arguments.copies} --repeats {arguments.repeats}",
+        "machine": describe(),
+        "images": len(paths),
+        "images_per_second": runs,
+        "median_images_per_second": median,
+        "share_of_loop_times_cores": median["prepare"] / (median["loop"] * cores),
+        "times_datasets_map": median["prepare"] / median["datasets_map"],
+        "peak_memory_gib": memory,
+    }
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps({name: value for name, value in result.items() if name != "machine"}, indent=2))
+
+
+def enlarge(root: Path, data: Path, copies: int) -> list[Path]:
+    """Write `copies` of every image in the published size and layout; their paths."""
+    part = data / "HAM10000_images_part_1"
+    part.mkdir(parents=True)
+    with (root / "HAM10000_metadata.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    paths = []
+    for row in rows:
+        (original,) = root.glob(f"HAM10000_images_part_*/{row['image_id']}.jpg")
+        with Image.open(original) as image:
+            for copy in range(copies):
+                path = part / f"{row['image_id']}_{copy}.jpg"
+                box = (copy, copy, image.width - copy, image.height - copy)
+                image.resize((600, 450), Image.Resampling.BICUBIC, box).save(path, quality=90)
+                paths.append(path)
+    write_table(data, paths)
+    return paths
+
+
+def write_table(data: Path, paths: list[Path]) -> None:
+    with (data / "HAM10000_metadata.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["lesion_id", "image_id", "dx"])
+        writer.writerows([path.stem, path.stem, "nv"] for path in paths)
+
+
+def work(path: str, out: str) -> tuple[str, int]:
+    """What any of them does with one image."""
+    image = images.load(Path(path), SETTINGS)
+    return images.store(image, Path(out), SETTINGS), perceptual_hash(image)
+
+
+def rates(paths: list[Path], scratch: Path) -> dict[str, float]:
+    """Images per second of each way."""
+    return {
+        "loop": rate(lambda out: [work(str(path), str(out)) for path in paths[::4]], len(paths[::4]), scratch),
+        "datasets_map": rate(lambda out: with_datasets(paths, out), len(paths), scratch),
+        "prepare": rate_of_prepare(paths, scratch),
+    }
+
+
+def rate(function: Callable[[Path], object], count: int, scratch: Path) -> float:
+    out = scratch / "out"
+    began = time.perf_counter()
+    function(out)
+    seconds = time.perf_counter() - began
+    shutil.rmtree(out)
+    return count / seconds
+
+
+def with_datasets(paths: list[Path], out: Path) -> None:
+    rows = datasets.Dataset.from_dict({"path": list(map(str, paths))})
+
+    def one(row: dict[str, str]) -> dict[str, object]:
+        name, look = work(row["path"], str(out))
+        return {"image": name, "hash": str(look)}
+
+    rows.map(
+        one, num_proc=os.cpu_count(), cache_file_name=str(out.with_name("mapped.arrow")), load_from_cache_file=False
+    )
+
+
+def rate_of_prepare(paths: list[Path], scratch: Path) -> float:
+    """The whole job on a cluster that is up: listing, reading, de-duplication, records, manifest."""
+    with ray_session():
+        return rate(lambda out: prepare.run(config(scratch / "data", out)), len(paths), scratch)
+
+
+def config(root: Path, out: Path) -> PrepareConfig:
+    return PrepareConfig(
+        source="ham10000",
+        root=root,
+        out=out / "prepared",
+        cache=out / "cache",
+        images=SETTINGS,
+        formats=["diagnosis"],
+        duplicates={"distance": None},
+    )
+
+
+def peak_memory(paths: list[Path], size: int, scratch: Path) -> float:
+    """GiB that the whole job takes on `size` images."""
+    data = scratch / f"data-{size}"
+    part = data / "HAM10000_images_part_1"
+    part.mkdir(parents=True)
+    names = [part / f"ISIC_{number:07d}.jpg" for number in range(size)]
+    for number, name in enumerate(names):
+        os.link(paths[number % len(paths)], name)
+    write_table(data, names)
+    with PeakMemory(interval=0.5) as memory, ray_session():
+        prepare.run(config(data, scratch / f"out-{size}"))
+    shutil.rmtree(scratch / f"out-{size}")
+    return round(memory.gib, 2)
+
+
+if __name__ == "__main__":
+    main()
