@@ -247,3 +247,12 @@ def test_every_phantom_diagnosis_is_in_the_default_taxonomy():
     taxonomy = Taxonomy.load()
     source = phantoms(0)
     assert all(taxonomy.canonical(source.sample(entry).raw_label) for entry in source.entries())
+
+
+def test_two_populations_of_phantoms_in_one_mixture_are_not_the_same_pictures() -> None:
+    first, second = (
+        open_source(SourceConfig(name="phantoms", count=20, alias=alias), seed=3) for alias in (None, "more")
+    )
+    drawn = [{entry.facts["seed"] for entry in source.entries()} for source in (first, second)]
+    assert not drawn[0] & drawn[1]
+    assert (first.sample(first.entries()[0]).image != second.sample(second.entries()[0]).image).any()

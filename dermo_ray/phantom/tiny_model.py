@@ -39,6 +39,9 @@ class TinyModelSettings(Settings):
     initializer_range: float = 0.08
     """Standard deviation of the random weights; about 1 / sqrt(width), so that a narrow network's signals neither fade
     nor grow."""
+    final_norm: float = 3.0
+    """What the last normalisation's weights start from. It bounds the logits: in a narrow network, at 1, several possible
+    tokens can't all be far likelier than the rest, and one in a few thousand sampled tokens is nonsense."""
     vocabulary_size: int = 1024
     """Tokens of the byte-level BPE."""
 
@@ -95,6 +98,7 @@ def save_tiny_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen3VLForConditionalGeneration(config)
+    torch.nn.init.constant_(model.model.language_model.norm.weight, settings.final_norm)
     if phantoms and steps:
         pretrain_vision(model, phantoms, _PIXEL_MEAN, _PIXEL_STD, steps, seed)
     model.generation_config.eos_token_id = [ids[END_OF_TURN], ids[END_OF_TEXT]]

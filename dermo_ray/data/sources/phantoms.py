@@ -1,8 +1,10 @@
 """Phantoms: procedurally drawn lesions, drawn where they are needed.
 
 Invariant: phantom number i of a seed is the same picture with the same annotation wherever and whenever it is drawn,
-and two seeds share no phantom.
+and two seeds or aliases share no phantom.
 """
+
+import zlib
 
 import numpy as np
 
@@ -12,6 +14,8 @@ from dermo_ray.phantom import annotate, draw
 
 _MOST_PHANTOMS = 10_000_000
 """How far apart the drawing seeds of two populations lie."""
+_MOST_SEEDS = 1_000_000
+"""How far apart those of two aliases lie."""
 
 
 class Phantoms:
@@ -21,7 +25,8 @@ class Phantoms:
 
     def __init__(self, config: SourceConfig, seed: int) -> None:
         self._config = config
-        self._first = seed * _MOST_PHANTOMS
+        population = 0 if config.alias is None else zlib.crc32(config.alias.encode())  # a mixture may have several
+        self._first = (population * _MOST_SEEDS + seed) * _MOST_PHANTOMS
 
     def entries(self) -> list[Entry]:
         """One entry a phantom; nothing is drawn yet."""
