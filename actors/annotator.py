@@ -17,8 +17,9 @@ from PIL import Image
 from actors.environment import threads, worker_environment
 from actors.messages import Sampling, sampling_seed
 from actors.pool import Pool
+from dermo_ray.asking.answers import Answer
 from dermo_ray.config.teacher import TeacherPoolSettings, TeacherSettings
-from dermo_ray.data.teacher.ask import Answer, Ask, Picture
+from dermo_ray.data.teacher.ask import Ask, Picture
 from dermo_ray.data.teacher.questions import Question
 from dermo_ray.data.teacher.schema import decoding_schema
 from dermo_ray.prompts import IMAGE_PLACEHOLDER

@@ -16,10 +16,10 @@ import pytest
 from openai_stub import Reply, StubServer, completion, error, question_of, serving
 from PIL import Image
 
+from dermo_ray.asking.cache import opened
 from dermo_ray.config.teacher import TeacherSettings
 from dermo_ray.data.samples import StoredSample
 from dermo_ray.data.teacher.annotate import AnnotationReport, annotate
-from dermo_ray.data.teacher.cache import opened
 from dermo_ray.data.teacher.endpoint import endpoint_teacher
 from dermo_ray.data.teacher.filters import FILTERS, SCHEMA_VIOLATION
 from dermo_ray.errors import UserError
@@ -221,7 +221,7 @@ def test_a_cache_is_used_by_one_run_at_a_time_and_nothing_else_passes_for_one(im
         run(well, images)
     text = tmp_path / "notes.txt"
     text.write_text("no data base, but long enough to be read as the header of one" * 20)
-    with pytest.raises(UserError, match="no cache of a teacher"), opened(text):
+    with pytest.raises(UserError, match="no cache of answers"), opened(text):
         pass
 
 

@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from dermo_ray.config.teacher import EndpointSettings, TeacherSettings
+from dermo_ray.asking.cache import opened
+from dermo_ray.config.asking import EndpointSettings
+from dermo_ray.config.teacher import TeacherSettings
 from dermo_ray.data.samples import StoredSample
 from dermo_ray.data.teacher.ask import Picture
-from dermo_ray.data.teacher.cache import opened
 from dermo_ray.data.teacher.questions import question
 from dermo_ray.morphology import Morphology
 
@@ -46,8 +47,8 @@ def test_an_answer_outlives_a_process_that_is_killed(tmp_path: Path) -> None:
     path = tmp_path / "cache.sqlite"
     script = f"""
 import os, pathlib, signal
-from dermo_ray.data.teacher.ask import Answer
-from dermo_ray.data.teacher.cache import Provenance, Record, opened
+from dermo_ray.asking.answers import Answer
+from dermo_ray.asking.cache import Provenance, Record, opened
 with opened(pathlib.Path({str(path)!r})) as cache:
     cache.put("key", Record(Answer("text", 1, 2), Provenance("model", "version", "date", "endpoint")))
     os.kill(os.getpid(), signal.SIGKILL)

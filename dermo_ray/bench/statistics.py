@@ -21,6 +21,8 @@ Statistic = Callable[..., Any]
 """Called with the columns, each [n], and `weights` [R, n]; returns the statistic of each resample, [R]."""
 
 _WEIGHTS_PER_CHUNK = 2_000_000  # 16 MB of float64
+_ITEMS_PER_VALUE = 8
+"""Drawing how often one value occurs takes about as long as drawing so many items."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +60,31 @@ def balanced_accuracy(truth: Labels, predicted: Labels, weights: FloatArray | No
     Raises `ValueError` for empty or unequal columns.
     """
     labels, hits = _hits(truth, predicted)
+    return macro_mean(hits, labels, weights)
+
+
+@overload
+def macro_mean(values: ArrayLike, names: ArrayLike, weights: None = None) -> float: ...
+@overload
+def macro_mean(values: ArrayLike, names: ArrayLike, weights: FloatArray) -> FloatArray: ...
+def macro_mean(values: ArrayLike, names: ArrayLike, weights: FloatArray | None = None) -> float | FloatArray:
+    """The mean over the classes in `names` [n] of each one's mean of `values` [n]; with `weights` [R, n] [R] of them.
+
+    A class counts as present in a row where one of its items has weight. Raises `ValueError` for empty or unequal
+    columns.
+    """
+    column, labels = np.asarray(values, dtype=np.float64), np.asarray(names)
+    _common_length(column, labels)
     rows = np.ones((1, len(labels))) if weights is None else weights
     _, codes = np.unique(labels, return_inverse=True)
     by_class = np.argsort(codes, kind="stable")
     starts = np.flatnonzero(np.diff(codes[by_class], prepend=-1))
     sorted_rows = rows[:, by_class]
     support = np.add.reduceat(sorted_rows, starts, axis=1)
-    right = np.add.reduceat(sorted_rows * hits[by_class], starts, axis=1)
+    sums = np.add.reduceat(sorted_rows * column[by_class], starts, axis=1)
     present = support > 0
-    recall = np.divide(right, support, out=np.zeros_like(right), where=present)
-    result = recall.sum(axis=1) / present.sum(axis=1)
+    means = np.divide(sums, support, out=np.zeros_like(sums), where=present)
+    result: FloatArray = means.sum(axis=1) / present.sum(axis=1)
     return float(result[0]) if weights is None else result
 
 
@@ -87,18 +104,32 @@ def bootstrap_statistic(
 
     Raises `ValueError` for empty or unequal columns, and for a level or number of resamples out of range.
     """
-    if not 0 < level < 1 or resamples < 1:
-        raise ValueError(f"level must be in (0, 1) and resamples at least 1, not {level} and {resamples}")
+
+    def as_column(*arrays: NDArray[Any], weights: FloatArray) -> FloatArray:
+        return np.asarray(statistic(*arrays, weights=weights))[:, None]
+
+    return bootstrap_statistics(columns, as_column, groups=groups, resamples=resamples, level=level, seed=seed)[0]
+
+
+def bootstrap_statistics(
+    columns: Sequence[ArrayLike],
+    statistic: Statistic,
+    *,
+    groups: ArrayLike | None = None,
+    resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[Interval, ...]:
+    """The intervals of K statistics of the same resamples; `statistic` returns [R, K]. See `bootstrap_statistic`."""
+    _check(level, resamples)
     arrays = [np.asarray(column) for column in columns]
     named = arrays if groups is None else [*arrays, np.asarray(groups)]
     items = _common_length(*named)
     values = np.concatenate(
         [statistic(*arrays, weights=weights) for weights in _resampled_weights(items, groups, resamples, seed)]
     )
-    tail = (1 - level) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
-    point = statistic(*arrays, weights=np.ones((1, items)))[0]
-    return Interval(float(point), float(low), float(high))
+    points = statistic(*arrays, weights=np.ones((1, items)))[0]
+    return tuple(interval(point, column, level) for point, column in zip(points, values.T, strict=True))
 
 
 def bootstrap_mean(
@@ -113,11 +144,35 @@ def bootstrap_mean(
 
     Raises `ValueError` also for a value that is NaN or infinite.
     """
+    _check(level, resamples)
+    means = resampled_means(values, groups=groups, resamples=resamples, seed=seed)
+    return interval(float(np.mean(np.asarray(values, dtype=np.float64))), means, level)
+
+
+def resampled_means(
+    values: ArrayLike, *, groups: ArrayLike | None = None, resamples: int = 2000, seed: int | Sequence[int] = 0
+) -> FloatArray:
+    """The mean of `values` [n] in each resample, [R]. Raises `ValueError` as `bootstrap_mean` does."""
     column = np.asarray(values, dtype=np.float64)
+    named = [column] if groups is None else [column, np.asarray(groups)]
+    items = _common_length(*named)
     bad = np.flatnonzero(~np.isfinite(column))
     if bad.size:
         raise ValueError(f"value is not finite: index {bad[0]}")
-    return bootstrap_statistic([column], _mean, groups=groups, resamples=resamples, level=level, seed=seed)
+    distinct, counts = np.unique(column, return_counts=True)
+    if groups is None and _ITEMS_PER_VALUE * len(distinct) <= items:
+        # how often each value is drawn is multinomial: the same distribution in a fraction of the time
+        drawn = np.random.default_rng(seed).multinomial(items, counts / items, size=resamples)
+        return np.asarray(drawn @ distinct / items)
+    chunks = _resampled_weights(items, groups, resamples, seed)
+    return np.concatenate([weights @ column / weights.sum(axis=1) for weights in chunks])
+
+
+def interval(point: float, resampled: FloatArray, level: float = 0.95) -> Interval:
+    """The percentile interval of a statistic that is `point` of the sample itself and `resampled` [R] of resamples."""
+    tail = (1 - level) / 2
+    low, high = np.quantile(resampled, [tail, 1 - tail])
+    return Interval(float(point), float(low), float(high))
 
 
 def paired_difference(
@@ -135,12 +190,14 @@ def paired_difference(
     return bootstrap_mean(first - second, groups=groups, resamples=resamples, level=level, seed=seed)
 
 
-def _mean(values: FloatArray, weights: FloatArray) -> FloatArray:
-    result: FloatArray = weights @ values / weights.sum(axis=1)
-    return result
+def _check(level: float, resamples: int) -> None:
+    if not 0 < level < 1 or resamples < 1:
+        raise ValueError(f"level must be in (0, 1) and resamples at least 1, not {level} and {resamples}")
 
 
-def _resampled_weights(items: int, groups: ArrayLike | None, resamples: int, seed: int) -> Iterator[FloatArray]:
+def _resampled_weights(
+    items: int, groups: ArrayLike | None, resamples: int, seed: int | Sequence[int]
+) -> Iterator[FloatArray]:
     """How often each of `items` was drawn in each resample, [chunk, items], until there are `resamples` rows."""
     rng = np.random.default_rng(seed)
     units, unit_of_item = items, None

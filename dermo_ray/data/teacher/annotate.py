@@ -7,20 +7,19 @@ is accepted has its provenance; each question counts once, as cached, asked, fai
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Set
+from collections.abc import Callable, Collection, Iterable, Set
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
+from dermo_ray.asking.answering import Answering, Tally, work_through
+from dermo_ray.asking.cache import Provenance, Record, opened
 from dermo_ray.config.teacher import Part, TeacherSettings
 from dermo_ray.data.samples import StoredSample
-from dermo_ray.data.teacher.ask import Ask, AskFailed, Picture
-from dermo_ray.data.teacher.cache import Cache, Provenance, Record, opened
+from dermo_ray.data.teacher.ask import Ask, Picture
 from dermo_ray.data.teacher.filters import SCHEMA_VIOLATION, Draft, first_fault
 from dermo_ray.data.teacher.questions import Question, prompt_version, question
 from dermo_ray.data.teacher.schema import Kind, Reply, read
-from dermo_ray.errors import UserError
 from dermo_ray.morphology import Morphology
 from dermo_ray.taxonomy import Taxonomy
 
@@ -37,27 +36,13 @@ class Annotation:
 
 
 @dataclass
-class AnnotationReport:
+class AnnotationReport(Tally):
     """What a teacher added to the images, and what came of every question."""
 
     annotations: dict[str, Annotation] = field(default_factory=dict)
     """By the id of the sample; those to which nothing was added are left out."""
     images: int = 0
     """Images that were looked at."""
-    cached: int = 0
-    """Questions whose answer was in the cache."""
-    asked: int = 0
-    """Questions that were asked and answered."""
-    requests: int = 0
-    """Answers asked for, those included that were asked for again because they didn't fit."""
-    input_tokens: int = 0
-    """Tokens that the teacher read in this run."""
-    output_tokens: int = 0
-    """Tokens that the teacher wrote in this run."""
-    failed: Counter[str] = field(default_factory=Counter)
-    """Questions without an answer, by reason; a later run asks them again."""
-    over_budget: int = 0
-    """Questions that were not asked, or not again, as the budget was spent."""
     accepted: Counter[Part] = field(default_factory=Counter)
     dropped: dict[Part, Counter[str]] = field(default_factory=lambda: {part: Counter() for part in get_args(Part)})
     """Parts that a filter refused, by the filter's name."""
@@ -83,38 +68,30 @@ async def annotate(
     `progress` is called after every image. Raises `UserError` where the teacher refuses to work or no longer answers;
     the answers so far are kept.
     """
+    report = AnnotationReport()
     with opened(settings.cache) as cache:
-        run = _Run(images_root, settings, ask, taxonomy, cache)
-        stream = iter(samples)
-        tasks = [asyncio.create_task(run.work(stream, progress)) for _ in range(settings.concurrency)]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)  # none may use the cache once it is closed
-        return run.report
+        answering = Answering("the teacher", settings.model, settings.backend, settings, cache, report, keep_unfit=True)
+        annotator = _Annotator(images_root, settings, ask, taxonomy, answering, report)
+
+        async def work(sample: StoredSample) -> None:
+            await annotator.annotate(sample)
+            report.images += 1
+            progress(report)
+
+        await work_through(samples, work, settings.concurrency)
+    return report
 
 
 @dataclass
-class _Run:
+class _Annotator:
     root: Path
     settings: TeacherSettings
     ask: Ask
     taxonomy: Taxonomy
-    cache: Cache
-    report: AnnotationReport = field(default_factory=AnnotationReport)
-    failures_in_a_row: int = 0
+    answering: Answering
+    report: AnnotationReport
 
-    async def work(self, stream: Iterator[StoredSample], progress: Callable[[AnnotationReport], None]) -> None:
-        """Annotate images from a stream that others take from as well."""
-        for sample in stream:
-            await self._annotate(sample)
-            self.report.images += 1
-            progress(self.report)
-            await asyncio.sleep(0)  # where every answer is kept nothing else lets an interrupt in
-
-    async def _annotate(self, sample: StoredSample) -> None:
+    async def annotate(self, sample: StoredSample) -> None:
         lacking = _lacking(sample, self.settings.fields)
         added: dict[Part, tuple[Any, Provenance]] = {}
         seen = lacking & {"morphology", "description"}
@@ -161,52 +138,17 @@ class _Run:
         return draft.text, first_fault(draft, part, self.settings.filters, self.taxonomy)
 
     async def _answer(self, asked: Question) -> Record | None:
-        """The answer, from the cache or else from the teacher; None where there is none to be had.
-
-        An answer that doesn't fit its schema is asked for again, and kept if none that fits comes.
-        """
-        kept = self.cache.get(asked.key)
+        """The answer, from the cache or else from the teacher; None where there is none to be had."""
+        kept = self.answering.kept(asked.key)
         if kept is not None:
-            self.report.cached += 1
             return kept
         picture = await asyncio.to_thread(Picture.read, self.root / asked.image, self.settings.max_side)
-        for repetition in range(self.settings.max_retries + 1):
-            if self._budget_is_spent():
-                self.report.over_budget += 1
-                return None
-            self.report.requests += 1
-            try:
-                answer = await self.ask(asked, picture, repetition)
-            except AskFailed as failure:
-                self._count(failure)
-                return None
-            self.failures_in_a_row = 0
-            self.report.input_tokens += answer.input_tokens
-            self.report.output_tokens += answer.output_tokens
-            if read(answer.text, asked.kind, asked.modality) is not None:
-                break
-        self.report.asked += 1
-        date = datetime.now(UTC).isoformat(timespec="seconds")
-        version = prompt_version(asked.kind, asked.modality)
-        return self.cache.put(
-            asked.key, Record(answer, Provenance(self.settings.model, version, date, self.settings.backend))
+        return await self.answering.ask(
+            asked.key,
+            prompt_version(asked.kind, asked.modality),
+            lambda repetition: self.ask(asked, picture, repetition),
+            lambda text: read(text, asked.kind, asked.modality) is not None,
         )
-
-    def _budget_is_spent(self) -> bool:
-        settings, report = self.settings, self.report
-        tokens = report.input_tokens + report.output_tokens
-        return (settings.budget_requests is not None and report.requests >= settings.budget_requests) or (
-            settings.budget_tokens is not None and tokens >= settings.budget_tokens
-        )
-
-    def _count(self, failure: AskFailed) -> None:
-        self.report.failed[failure.reason] += 1
-        self.failures_in_a_row += 1
-        if self.failures_in_a_row >= self.settings.give_up_after:
-            raise UserError(
-                f"the teacher left {self.failures_in_a_row} questions in a row without an answer, the last because of "
-                f"{failure}; what it answered before is kept in {self.settings.cache}"
-            ) from failure
 
 
 def _lacking(sample: StoredSample, fields: Collection[Part]) -> set[Part]:

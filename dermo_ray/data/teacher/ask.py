@@ -11,6 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from dermo_ray.asking.answers import Answer
 from dermo_ray.data.teacher.questions import Question
 
 
@@ -34,23 +35,6 @@ class Picture:
         buffer = BytesIO()
         scaled.save(buffer, "JPEG", quality=92)
         return cls(buffer.getvalue(), "image/jpeg")
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a teacher wrote, and the tokens it read (the picture's included) and wrote."""
-
-    text: str
-    input_tokens: int
-    output_tokens: int
-
-
-class AskFailed(Exception):
-    """One question got no answer. `reason` is a short name to count by, `detail` says more to a person."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
 
 
 Ask = Callable[[Question, Picture, int], Awaitable[Answer]]

@@ -1,4 +1,4 @@
-"""Every answer of a teacher, kept in one SQLite file.
+"""Every answer, kept in one SQLite file.
 
 Invariants: an answer is on the disk before it is used, so that a killed run loses none; the first answer under a key
 stays the answer; one run at a time has the file.
@@ -11,8 +11,8 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dermo_ray.config.teacher import Backend
-from dermo_ray.data.teacher.ask import Answer
+from dermo_ray.asking.answers import Answer
+from dermo_ray.config.asking import Backend
 from dermo_ray.errors import UserError
 
 
@@ -72,9 +72,7 @@ def opened(path: Path) -> Iterator[Cache]:
         try:
             cache = Cache(database)
         except sqlite3.OperationalError as error:
-            raise UserError(
-                f"the teacher's cache {path} can't be opened ({error}): another run may be using it"
-            ) from error
+            raise UserError(f"the cache {path} can't be opened ({error}): another run may be using it") from error
         except sqlite3.DatabaseError as error:
-            raise UserError(f"{path} is no cache of a teacher ({error}): name another file as teacher.cache") from error
+            raise UserError(f"{path} is no cache of answers ({error}): name another file as cache") from error
         yield cache
