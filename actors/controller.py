@@ -1,30 +1,37 @@
 """The run controller: admits prompts, collects scored groups, updates the policy, publishes it.
 
 It runs on one asyncio loop, on the driver. Invariants: a group is admitted only while the capacity gate has room, so no
-completion is more than `max_staleness` updates old when it is trained on; every admitted prompt is trained on once;
-engines answer with a version only after all of them proved that they loaded the published files.
+completion is more than `max_staleness` updates old when it is trained on; every admitted prompt is trained on once, or
+recorded once as dropped because its group taught nothing; engines answer with a version only after all of them proved
+that they loaded the published files.
 """
 
 import asyncio
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from statistics import fmean, pstdev
-from typing import Any
+from statistics import fmean
 
+from actors import refill
 from actors.adapters import retire
+from actors.batch import (
+    completion_rows,
+    describe,
+    dropped_rows,
+    overlong_penalties,
+    teaches_nothing,
+    watched,
+    with_advantages,
+)
 from actors.learner_pool import LearnerPool
-from actors.messages import Prompt, Sampling, ScoredGroup, TrainingGroup, sampling_seed
+from actors.messages import Prompt, Sampling, ScoredGroup, sampling_seed
 from actors.pool import Pool, PoolError
 from dermo_ray import checkpoints, rollouts
-from dermo_ray.algorithms import advantages
 from dermo_ray.config.mavic import MavicConfig
 from dermo_ray.data.prompts import PromptOrder
-from dermo_ray.rollouts import ScoredCompletion
 from dermo_ray.run_directory import CHECKPOINTS
-from rewards.watch import Watch, Watched
+from rewards.watch import Watch
 
 ROLLOUTS = "rollouts"
 
@@ -41,7 +48,7 @@ class Progress:
     next_index: int = 0
     """The first prompt index that was never admitted."""
     pending: list[int] = field(default_factory=list)
-    """Indices that were admitted but not yet trained on; a resumed run samples them first."""
+    """Indices that were admitted but neither trained on nor dropped yet; a resumed run samples them first."""
 
 
 def capacity(max_concurrent: int, running: int, max_staleness: int, version: int, batch: int, accepted: int) -> int:
@@ -73,8 +80,12 @@ class RunController:
         self._progress = progress
         self._report = report
         self._running: set[int] = set()
-        self._ready: list[ScoredGroup] = []
-        self._accepted = progress.version * config.batch_groups
+        self._ready: dict[int, ScoredGroup] = {}
+        """Scored groups by the index of their prompt."""
+        self._constant: set[int] = set()
+        """Those of them that dynamic sampling may drop."""
+        self._taken = progress.version * config.batch_groups
+        """Groups that updates were made from, or will be next."""
         self._change = asyncio.Condition()
         self._again = sorted(progress.pending)
         self._published = progress.version
@@ -85,17 +96,17 @@ class RunController:
         await self._publish()
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._admit(tasks))
+                admission = tasks.create_task(self._admit(tasks))
                 while self._progress.version < self._config.steps:
                     await self._step()
+                admission.cancel()
         except BaseExceptionGroup as failures:
             first = failures.exceptions[0]
             raise first from first.__cause__
 
     async def _admit(self, tasks: asyncio.TaskGroup) -> None:
-        """Start a group whenever the gate has room, until the run has all the prompts it needs."""
-        limit = self._config.steps * self._config.batch_groups
-        while self._accepted + len(self._running) < limit:
+        """Start a group whenever there is room; a group that is dropped makes room for another."""
+        while True:
             async with self._change:
                 await self._change.wait_for(lambda: self._room() > 0)
             index = self._next_index()
@@ -104,14 +115,26 @@ class RunController:
 
     def _room(self) -> int:
         config = self._config
-        return capacity(
+        ahead = self._ahead()
+        room = capacity(
             config.rollout.max_concurrent,
             len(self._running),
             config.max_staleness,
             self._published,
             config.batch_groups,
-            self._accepted,
+            accepted=ahead - len(self._running),
         )
+        return min(room, config.steps * config.batch_groups - ahead)
+
+    def _ahead(self) -> int:
+        """How many groups, at most, are trained on before one that is admitted now."""
+        under_way = sorted([*self._running, *self._ready])
+        constant = (index in self._constant for index in under_way)
+        return self._taken + sum(refill.kept(constant, self._config.batch_groups, self._most_dropped()))
+
+    def _most_dropped(self) -> int:
+        algorithm = self._config.algorithm
+        return algorithm.max_refill * self._config.batch_groups if algorithm.dynamic_sampling else 0
 
     def _next_index(self) -> int:
         if self._again:
@@ -131,17 +154,20 @@ class RunController:
         scored = await self._reward.call("score", group, timeout=config.rewards.timeout)
         async with self._change:
             self._running.remove(prompt.index)
-            self._accepted += 1
-            self._ready.append(scored)
+            self._ready[prompt.index] = scored
+            if teaches_nothing(scored, config.algorithm, config.rollout.max_tokens):
+                self._constant.add(prompt.index)
             self._change.notify_all()
 
     async def _step(self) -> None:
         config, version = self._config, self._progress.version
         clock = Clock()
-        batch = await self._batch()
+        batch, dropped = await self._batch()
         clock.lap("seconds/wait_rollout")
-        training = with_advantages(batch, config.algorithm.estimator)
-        metrics = describe(training, version) | self._watch.observe(map(_watched, batch))
+        algorithm, max_tokens = config.algorithm, config.rollout.max_tokens
+        divergences = await self._learner.divergences(batch) if algorithm.kl_in_reward else []
+        training = with_advantages(batch, algorithm, max_tokens, divergences)
+        metrics = self._describe(batch, dropped, divergences, version)
         metrics |= await self._learner.update(training, version)
         self._check_engine(metrics, batch)
         self._progress.version += 1
@@ -149,32 +175,50 @@ class RunController:
         await self._publish()
         clock.lap("seconds/publish")
         rows = [row for group in training for row in completion_rows(group, version)]
+        trained = len(rows)
+        rows += [row for group in dropped for row in dropped_rows(group, version)]
         await asyncio.to_thread(rollouts.write, rows, rollouts.step_file(config.run / ROLLOUTS, version))
         if self._progress.version % config.checkpoint_every == 0 or self._progress.version == config.steps:
             await self._checkpoint()
         clock.lap("seconds/bookkeeping")
         metrics |= clock.laps
         metrics["tokens_per_second"] = metrics["tokens"] / sum(clock.laps.values())
-        metrics["samples_per_second"] = len(rows) / sum(clock.laps.values())
+        metrics["samples_per_second"] = trained / sum(clock.laps.values())
         self._report(self._progress.version, metrics, self._watch.alarm())
 
-    async def _batch(self) -> list[ScoredGroup]:
-        """The groups of the next update: those admitted first, however long the last of them takes.
+    async def _batch(self) -> tuple[list[ScoredGroup], list[ScoredGroup]]:
+        """The groups of the next update, those admitted first, however long the last takes; and those dropped for them.
 
         The gate bounds staleness in this order alone: a straggler that younger groups overtake is trained on too late.
         """
-        size = self._config.batch_groups
 
-        def complete() -> bool:
-            self._ready.sort(key=lambda scored: scored.group.prompt.index)
-            if len(self._ready) < size:
-                return False
-            return self._ready[size - 1].group.prompt.index < min(self._running, default=math.inf)
+        def complete() -> tuple[list[int], list[int]] | None:
+            oldest = min(self._running, default=math.inf)
+            settled = sorted(index for index in self._ready if index < oldest)
+            return refill.first_batch(settled, self._constant, self._config.batch_groups, self._most_dropped())
 
         async with self._change:
-            await self._change.wait_for(complete)
-            batch, self._ready = self._ready[:size], self._ready[size:]
-        return batch
+            batch = await self._change.wait_for(complete)
+            assert batch is not None  # the wait is over once it is something
+            trained, dropped = batch
+            self._taken += len(trained)
+            self._constant.difference_update(trained, dropped)
+            return [self._ready.pop(index) for index in trained], [self._ready.pop(index) for index in dropped]
+
+    def _describe(
+        self, batch: Sequence[ScoredGroup], dropped: Sequence[ScoredGroup], divergences: Sequence[float], version: int
+    ) -> dict[str, float]:
+        """What the policy wrote for this update: leaving out the groups that teach nothing must not flatter it."""
+        algorithm, sampled = self._config.algorithm, [*batch, *dropped]
+        metrics = describe(sampled, version) | self._watch.observe(map(watched, sampled))
+        if algorithm.dynamic_sampling:
+            metrics["dropped_groups"] = float(len(dropped))
+        if algorithm.overlong_penalty > 0:
+            limit = self._config.rollout.max_tokens
+            metrics["overlong_penalty"] = fmean(x for s in sampled for x in overlong_penalties(s, algorithm, limit))
+        if divergences:
+            metrics["kl_per_completion"] = fmean(divergences)
+        return metrics
 
     def _check_engine(self, metrics: dict[str, float], batch: Sequence[ScoredGroup]) -> None:
         """Stop where the engines can't have sampled from the weights that the learner has."""
@@ -200,87 +244,13 @@ class RunController:
 
     async def _checkpoint(self) -> None:
         progress = self._progress
-        untrained = [scored.group.prompt.index for scored in self._ready]
-        progress.pending = sorted([*self._running, *untrained, *self._again])
+        progress.pending = sorted([*self._running, *self._ready, *self._again])
         state = {"step": progress.version, **asdict(progress)}  # now: more groups are admitted while files are written
         folder = self._config.run / CHECKPOINTS
         partial = checkpoints.begin(folder, progress.version)
         await self._learner.save(partial)
         await asyncio.to_thread(checkpoints.commit, partial, state)
         checkpoints.retain(folder, self._config.keep_checkpoints)
-
-
-def with_advantages(batch: Sequence[ScoredGroup], estimator: str) -> list[TrainingGroup]:
-    """Each group with its completions' advantages, computed over the whole batch."""
-    rewards = [reward.total for scored in batch for reward in scored.rewards]
-    group_ids = [position for position, scored in enumerate(batch) for _ in scored.rewards]
-    values = iter(advantages(rewards, group_ids, estimator=estimator).tolist())
-    return [TrainingGroup(scored, [next(values) for _ in scored.rewards]) for scored in batch]
-
-
-def describe(batch: Sequence[TrainingGroup], version: int) -> dict[str, float]:
-    """What a batch looks like: rewards by term, faults, lengths, staleness."""
-    groups = [training.scored for training in batch]
-    rewards = [reward for scored in groups for reward in scored.rewards]
-    completions = [completion for scored in groups for completion in scored.group.completions]
-    lengths = [len(completion.token_ids) for completion in completions]
-    totals = [[reward.total for reward in scored.rewards] for scored in groups]
-    staleness = [version - scored.group.version for scored in groups]
-    metrics = {
-        "reward/total": fmean(reward.total for reward in rewards),
-        "reward_std_in_group": fmean(pstdev(values) for values in totals),
-        "format_valid": fmean(float(not reward.faults) for reward in rewards),
-        "gate": fmean(reward.gate for reward in rewards),
-        "entropy": -fmean(value for completion in completions for value in completion.logprobs),
-        "tokens": float(sum(lengths)),
-        "completion_tokens": fmean(lengths),
-        "truncated": fmean(float(completion.finish_reason == "length") for completion in completions),
-        "staleness/mean": fmean(staleness),
-        "staleness/max": float(max(staleness)),
-    }
-    for term in sorted({name for reward in rewards for name in reward.terms}):
-        metrics[f"reward/{term}"] = fmean(reward.terms[term] for reward in rewards if term in reward.terms)
-    faults = Counter(fault for reward in rewards for fault in reward.faults)
-    return metrics | {f"faults/{name}": count / len(rewards) for name, count in sorted(faults.items())}
-
-
-def _watched(scored: ScoredGroup) -> Watched:
-    return Watched(scored.rewards, [len(completion.token_ids) for completion in scored.group.completions])
-
-
-def completion_rows(training: TrainingGroup, step: int) -> list[ScoredCompletion]:
-    """The rows of a group in the run's record of rollouts."""
-    rows = []
-    for sample, advantage in enumerate(training.advantages):
-        rows.append(scored_completion(training.scored, sample, "mavic", step=step, advantage=advantage, greedy=False))
-    return rows
-
-
-def scored_completion(scored: ScoredGroup, sample: int, policy: str, **more: Any) -> ScoredCompletion:
-    """Completion `sample` of a group as a row; `more` are the fields that the group does not know."""
-    group, reward = scored.group, scored.rewards[sample]
-    completion, record = group.completions[sample], group.prompt.record
-    return ScoredCompletion(
-        policy=policy,
-        version=group.version,
-        prompt_id=record.id,
-        image=record.image,
-        task=record.ground_truth.task,
-        modality=record.ground_truth.modality,
-        text=completion.text,
-        tokens=len(completion.token_ids),
-        finish_reason=completion.finish_reason,
-        logprob=fmean(completion.logprobs) if completion.logprobs else 0.0,
-        reward=reward.total,
-        terms=reward.terms,
-        weights=reward.weights,
-        gate=reward.gate,
-        gated=tuple(sorted(reward.gated)),
-        faults=reward.faults,
-        ground_truth=record.ground_truth.model_dump_json(),
-        sample=sample,
-        **more,
-    )
 
 
 class Clock:

@@ -19,8 +19,8 @@ from torch import Tensor
 from actors.adapters import Adapter, publish
 from actors.deepspeed_engine import ShardedTrainer, join_ranks
 from actors.environment import threads
-from actors.messages import TrainingGroup
-from dermo_ray.algorithms import aggregate, kl_divergence, loss_units, token_losses
+from actors.messages import ScoredGroup, TrainingGroup
+from dermo_ray.algorithms import aggregate, kl_divergence, loss_units, objective
 from dermo_ray.config.mavic import MavicConfig
 from dermo_ray.models.batches import TokenSequence, VLMBatch, collate, encode_images, untrained
 from dermo_ray.models.chat import banned_token_ids, load_processor
@@ -36,6 +36,8 @@ class Piece:
     """[B]."""
     rollout_logprobs: Tensor
     """[B, L], as the engine reported them, 0 where no token is trained."""
+    completions: list[tuple[int, int]]
+    """[B]: the index of each row's prompt, and which of its completions the row is."""
 
 
 class LearnerRank:
@@ -71,12 +73,10 @@ class LearnerRank:
 
     def update(self, groups: Sequence[TrainingGroup], step: int) -> dict[str, float]:
         """One update from the whole batch; every rank is given all of it and takes its own share. Returns metrics."""
-        share = deal(groups, self._trainer.ranks)[self._rank]
-        pieces = self._pieces(share)
-        settings = self._config.algorithm
-        units = sum(loss_units(piece.batch.trained, settings.aggregation) for piece in pieces)
-        count, all_units = self._trainer.most(len(pieces)), self._trainer.total([float(units)])[0]
-        pieces += [self._padding(pieces, groups)] * (count - len(pieces))
+        pieces = self._pieces(groups)
+        aggregation = self._config.algorithm.aggregation
+        units = sum(loss_units(piece.batch.trained, aggregation) for piece in pieces)
+        all_units = self._trainer.total([float(units)])[0]
         sums: dict[str, float] = {}
 
         def loss_of(piece: Piece) -> Tensor:
@@ -98,6 +98,22 @@ class LearnerRank:
             raise RuntimeError(f"update {step}: loss {loss} and gradient norm {norm} must be finite")
         metrics = {name: value / tokens for name, value in totals.items()}
         return {"loss": loss, "grad_norm": norm, "learning_rate": rate, "trained_tokens": tokens, **metrics}
+
+    def divergences(self, groups: Sequence[ScoredGroup]) -> list[float]:
+        """How far each completion takes the policy from itself without its adapter: estimates summed over its tokens.
+
+        One value for each completion of the whole batch, in order, in nats, the same on every rank; all must take part.
+        """
+        names = [(g.group.prompt.index, sample) for g in groups for sample in range(len(g.group.completions))]
+        sums = dict.fromkeys(names, 0.0)
+        for piece in self._pieces([TrainingGroup(g, [0.0] * len(g.rewards)) for g in groups]):
+            mask = piece.batch.trained
+            with torch.no_grad():
+                logprobs = self._spread(self._scorer(piece.batch), mask)
+                divergence = kl_divergence(logprobs, self._reference(piece), self._config.algorithm.kl_kind)
+            for name, value in zip(piece.completions, divergence.sum(dim=-1).tolist(), strict=True):
+                sums[name] += value
+        return self._trainer.total(sums.values())
 
     def publish(self, folder: Path, version: int) -> Adapter | None:
         """Publish the adapter as it is now; every rank must take part, rank 0 returns it."""
@@ -122,27 +138,15 @@ class LearnerRank:
         settings = self._config.algorithm
         mask = piece.batch.trained
         logprobs = self._spread(self._trainer.engine(piece.batch), mask)
-        losses, metrics = token_losses(
-            logprobs,
-            logprobs.detach(),  # one update a batch: the learner has not moved since the batch began
-            piece.advantages,
-            mask,
-            clip_low=settings.clip_low,
-            clip_high=settings.clip_high,
-            ratio=settings.ratio,
-            rollout_logprobs=piece.rollout_logprobs,
-            correction=settings.correction,
-            correction_low=settings.correction_low,
-            correction_high=settings.correction_high,
-        )
-        if settings.kl_coefficient > 0:
-            with torch.no_grad(), self._policy.disable_adapter():
-                reference = self._spread(self._scorer(piece.batch), mask)
-            divergence = kl_divergence(logprobs, reference, settings.kl_kind)
-            metrics["kl"] = float(divergence[mask].mean().detach()) if mask.any() else 0.0
-            losses = losses + settings.kl_coefficient * divergence
+        reference = self._reference(piece) if settings.kl_in_loss else None
+        losses, metrics = objective(logprobs, piece.rollout_logprobs, piece.advantages, mask, settings, reference)
         max_tokens = self._config.rollout.max_tokens
         return aggregate(losses, mask, settings.aggregation, denominator=units, max_tokens=max_tokens), metrics
+
+    def _reference(self, piece: Piece) -> Tensor:
+        """Log-probabilities [B, L] by the policy without its adapter."""
+        with torch.no_grad(), self._policy.disable_adapter():
+            return self._spread(self._scorer(piece.batch), piece.batch.trained)
 
     @staticmethod
     def _spread(values: Tensor, mask: Tensor) -> Tensor:
@@ -150,31 +154,37 @@ class LearnerRank:
         return values.new_zeros(mask.shape).masked_scatter(mask, values)
 
     def _pieces(self, groups: Sequence[TrainingGroup]) -> list[Piece]:
-        return [self._piece(run) for run in runs_within(groups, self._config.learner.sharding.micro_batch_tokens)]
+        """The passes of this rank over its share of the batch, as many as every other makes; all ranks must call it."""
+        share = deal(groups, self._trainer.ranks)[self._rank]
+        pieces = [self._piece(run) for run in runs_within(share, self._config.learner.sharding.micro_batch_tokens)]
+        missing = self._trainer.most(len(pieces)) - len(pieces)
+        return pieces + [self._padding(pieces, groups)] * missing if missing else pieces
 
     def _piece(self, groups: Sequence[TrainingGroup]) -> Piece:
-        sequences, advantages, rollout_logprobs, images = [], [], [], []
+        sequences, advantages, rollout_logprobs, images, completions = [], [], [], [], []
+        masks_truncated = self._config.algorithm.truncated == "mask"
         for position, training in enumerate(groups):
             group = training.scored.group
             with Image.open(self._config.data / group.prompt.record.image) as file:
                 images.append(file.convert("RGB"))
             given = [False] * len(group.prompt_ids)
-            for completion, advantage in zip(group.completions, training.advantages, strict=True):
+            for sample, (completion, advantage) in enumerate(zip(group.completions, training.advantages, strict=True)):
+                trains = not (masks_truncated and completion.truncated)
                 ids = group.prompt_ids + completion.token_ids
-                sequences.append(TokenSequence(ids, given + [True] * len(completion.token_ids), position))
+                sequences.append(TokenSequence(ids, given + [trains] * len(completion.token_ids), position))
                 advantages.append(advantage)
-                rollout_logprobs += completion.logprobs
-        pad_id = self._processor.tokenizer.pad_token_id
-        batch = collate(sequences, encode_images(self._processor, images), pad_id).to(self._trainer.device)
-        reported = torch.tensor(rollout_logprobs, device=self._trainer.device)
-        return Piece(
-            batch, torch.tensor(advantages, device=self._trainer.device), self._spread(reported, batch.trained)
-        )
+                rollout_logprobs += completion.logprobs if trains else []
+                completions.append((group.prompt.index, sample))
+        pad_id, device = self._processor.tokenizer.pad_token_id, self._trainer.device
+        batch = collate(sequences, encode_images(self._processor, images), pad_id).to(device)
+        reported = self._spread(torch.tensor(rollout_logprobs, device=device), batch.trained)
+        return Piece(batch, torch.tensor(advantages, device=device), reported, completions)
 
     def _padding(self, pieces: list[Piece], groups: Sequence[TrainingGroup]) -> Piece:
         """A pass without a trained token, for a rank that has fewer than others."""
         piece = pieces[-1] if pieces else self._piece(groups[:1])
-        return Piece(untrained(piece.batch), piece.advantages, torch.zeros_like(piece.rollout_logprobs))
+        reported = torch.zeros_like(piece.rollout_logprobs)
+        return Piece(untrained(piece.batch), piece.advantages, reported, piece.completions)
 
 
 def deal(groups: Sequence[TrainingGroup], ranks: int) -> list[list[TrainingGroup]]:

@@ -32,6 +32,11 @@ class Sampled:
     finish_reason: str
     """`stop` where the policy ended its turn, `length` where it was cut."""
 
+    @property
+    def truncated(self) -> bool:
+        """Whether it was cut before the policy ended its turn."""
+        return self.finish_reason == "length"
+
 
 @dataclass(frozen=True)
 class Prompt:

@@ -46,7 +46,7 @@ class ScoredCompletion(Record):
     logprob: FiniteFloat
     """Mean log-probability of the sampled tokens, in nats."""
     advantage: FiniteFloat | None = None
-    """Relative to the completion's group; absent in evaluations."""
+    """Relative to the completion's group; absent in evaluations, and where the group was not trained on."""
     reward: FiniteFloat
     terms: dict[str, FiniteFloat]
     """The reward's terms that apply, each in [0, 1], before the gate."""

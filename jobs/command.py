@@ -9,13 +9,13 @@ import json
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from pydantic import ValidationError
 
-from dermo_ray.config.base import Settings, describe, load
+from dermo_ray.config.base import Settings, describe, load, read
 from dermo_ray.errors import UserError
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
@@ -29,10 +29,11 @@ def main(
 ) -> NoReturn:
     """Read the settings from `argv` (default: the command line), run the job, and exit with its status."""
     arguments = sys.argv[1:] if argv is None else list(argv)
-    if "--help" in arguments or "-h" in arguments:
-        print(usage(model, run.__module__, doc))
-        sys.exit(0)
     try:
+        if "--help" in arguments or "-h" in arguments:
+            others = [argument for argument in arguments if argument not in ("--help", "-h")]
+            print(usage(model, run.__module__, doc, read(*parse(others))))
+            sys.exit(0)
         run(load(model, *parse(arguments)))
     except UserError as error:
         # Ray hands an exception of a task on as a subclass whose message is a traceback; its cause is the original
@@ -76,12 +77,12 @@ def _as_override(option: str, value: str) -> str:
     return f"{name}={json.dumps(value)}"  # as text, so that "--steps" alone is no number
 
 
-def usage(model: type[Settings], module: str, doc: str | None) -> str:
-    """What `--help` prints: how to call the job, what it does, and every setting."""
+def usage(model: type[Settings], module: str, doc: str | None, given: Mapping[str, Any] | None = None) -> str:
+    """What `--help` prints: how to call the job, what it does, and every setting, as it is `given` or by default."""
     width = min(shutil.get_terminal_size().columns, 120)
     name = module if module != "__main__" else f"jobs.{Path(sys.argv[0]).stem}"
     lines = [f"usage: python -m {name} [CONFIG.yaml] [key.sub=value ...]", "", (doc or "").strip(), "", "settings:"]
-    for setting, kind, default, help_text in describe(model):
+    for setting, kind, default, help_text in describe(model, given=given):
         lines.append(f"  {setting}: {kind} = {default}")
         lines += textwrap.wrap(help_text, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines)

@@ -15,7 +15,7 @@ import rich.table
 from tqdm import tqdm
 
 from actors.adapters import Adapter
-from actors.controller import scored_completion
+from actors.batch import scored_completion
 from actors.messages import Prompt, Sampling, sampling_seed
 from actors.reward import RewardWorker
 from actors.rollout import rollout_pool

@@ -275,7 +275,7 @@ def test_an_empty_mask_gives_a_finite_zero_that_can_be_differentiated(aggregatio
     assert all(math.isfinite(value) for value in result.metrics.values())
 
 
-@pytest.mark.parametrize("correction", [None, "tis", "icepop", "seq_mask_tis"])
+@pytest.mark.parametrize("correction", [None, "tis", "icepop", "seq_mask_tis", "seq_reject"])
 @pytest.mark.parametrize("ratio", ["token", "sequence"])
 def test_padding_of_any_value_changes_neither_loss_nor_gradient(ratio: str, correction: str | None) -> None:
     inputs = batch()
@@ -358,6 +358,8 @@ def test_loss_units_count_tokens_or_sequences_with_a_token() -> None:
         ("seq_mask_tis", 1.1, 1.2, [0.5, 1.0, 3.0]),
         ("seq_mask_tis", 1.2, 2.0, [0.0, 0.0, 0.0]),
         ("seq_mask_tis", None, 1.1, [0.0, 0.0, 0.0]),
+        ("seq_reject", 1.1, 1.2, [1.0, 1.0, 1.0]),
+        ("seq_reject", 1.2, 2.0, [0.0, 0.0, 0.0]),
     ],
 )
 def test_corrections_by_hand(correction: str, low: float | None, high: float, expected: list[float]) -> None:
@@ -386,7 +388,7 @@ def test_corrections_by_hand(correction: str, low: float | None, high: float, ex
 
 def test_corrections_of_an_extreme_mismatch_stay_finite() -> None:
     zeros, ones = torch.zeros(1, 2), torch.ones(1, 2)
-    for correction in ("tis", "icepop", "seq_mask_tis"):
+    for correction in ("tis", "icepop", "seq_mask_tis", "seq_reject"):
         rollout = torch.tensor([[-200.0, -150.0]])
         result = policy_loss(
             zeros, zeros, ones[0, :1], ones, rollout_logprobs=rollout, correction=correction, correction_high=2.0
@@ -412,7 +414,7 @@ def test_wrong_shapes_and_unknown_names_are_refused() -> None:
     for name, value in wrong.items():
         with pytest.raises(ValueError, match=name):
             policy_loss(**(inputs | {name: value}))
-    for name in ("ratio", "aggregation", "correction"):
+    for name in ("ratio", "surrogate", "aggregation", "correction"):
         with pytest.raises(ValueError, match=f"unknown {name} 'nonsense'"):
             policy_loss(**(inputs | {name: "nonsense"}), correction_high=1.0)
     with pytest.raises(ValueError, match="max_tokens"):

@@ -145,3 +145,30 @@ def test_every_reward_setting_has_a_docstring() -> None:
 def test_a_reward_setting_out_of_range_is_refused(override: str) -> None:
     with pytest.raises(UserError):
         load(RewardConfig, None, [override])
+
+
+class Speed(Settings):
+    """A group with defaults of its own."""
+
+    rate: float = 1.0
+    """Rate."""
+    warmup: int = 0
+    """Warm-up."""
+
+
+class Vehicle(Settings):
+    """An owner that wants other defaults."""
+
+    speed: Speed = Speed(rate=0.1)
+    """How fast."""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [([], (0.1, 0)), (["speed.warmup=5"], (0.1, 5)), (["speed.rate=2"], (2.0, 0)), (["speed={}"], (0.1, 0))],
+)
+def test_a_group_given_in_part_keeps_the_other_defaults_of_its_owner(
+    overrides: list[str], expected: tuple[float, int]
+) -> None:
+    speed = load(Vehicle, None, overrides).speed
+    assert (speed.rate, speed.warmup) == expected

@@ -1,153 +1,16 @@
 """The run controller over fake pools in one process: staleness, order, resume, and what it does with errors."""
 
-import asyncio
-import random
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_pools import GROUP_SIZE, FakeLearners, FakeRewards, FakeRollouts, at_once, conduct, settings, uneven
 
-from actors.adapters import Adapter
-from actors.controller import Progress, RunController, capacity, completion_rows, describe, with_advantages
-from actors.messages import Group, Prompt, Sampled, Sampling, ScoredGroup, TrainingGroup, sampling_seed
+from actors.controller import Progress, capacity
+from actors.messages import TrainingGroup, sampling_seed
 from actors.pool import PoolError
 from dermo_ray import checkpoints, rollouts
-from dermo_ray.config.mavic import MavicConfig
-from dermo_ray.data.prompts import PromptOrder
-from dermo_ray.records import GroundTruth, RLPrompt
-from rewards import Reward
-
-TRUTH = GroundTruth(task="task3", modality="clinical", final_label="Psoriasis")
-GROUP_SIZE = 2
-
-
-def record(number: int) -> RLPrompt:
-    return RLPrompt(
-        id=f"p{number:03d}", image="a.png", source="s", group="g", prompt="<image>\nName", ground_truth=TRUTH
-    )
-
-
-def sampled(tokens: int = 3, finish_reason: str = "stop") -> Sampled:
-    return Sampled(list(range(tokens)), [-0.5] * tokens, "text", finish_reason)
-
-
-def reward(total: float, faults: tuple[str, ...] = (), **terms: float) -> Reward:
-    return Reward(total, terms, faults, dict.fromkeys(terms, 1 / max(1, len(terms))), 1.0, frozenset())
-
-
-def scored(index: int, totals: list[float], version: int = 0) -> ScoredGroup:
-    group = Group(Prompt(index, record(index)), version, [7, 8], [sampled() for _ in totals])
-    return ScoredGroup(group, [reward(total, format=total) for total in totals])
-
-
-class FakeRollouts:
-    """Stands for the rollout pool: a group takes `seconds(index)` and comes from the version loaded when it began."""
-
-    def __init__(self, seconds: Callable[[int], float], checksum: str | None = None) -> None:
-        self.seconds, self.checksum = seconds, checksum
-        self.version = -1
-        self.running = self.most = 0
-        self.asked: list[tuple[int, int | None]] = []
-        self.start_arguments: tuple[Any, ...] = ()
-
-    async def call(self, method: str, prompt: Prompt, sampling: Sampling, timeout: float) -> Group:
-        assert method == "sample"
-        self.asked.append((prompt.index, sampling.seed))
-        version = self.version
-        self.running += 1
-        self.most = max(self.most, self.running)
-        await asyncio.sleep(self.seconds(prompt.index))
-        self.running -= 1
-        return Group(prompt, version, [7, 8], [sampled() for _ in range(sampling.n)])
-
-    async def broadcast(self, method: str, adapter: Adapter, timeout: float) -> list[str]:
-        assert method == "load"
-        self.version = adapter.version
-        return [adapter.checksum, self.checksum or adapter.checksum]
-
-
-class FakeRewards:
-    """Stands for the reward pool: completions earn 0, 1, 0, 1, ..."""
-
-    async def call(self, method: str, group: Group, timeout: float) -> ScoredGroup:
-        assert method == "score"
-        return ScoredGroup(group, [reward(float(n % 2), format=1.0) for n in range(len(group.completions))])
-
-
-class FakeLearners:
-    """Stands for the learner pool: notes what it is given; `gap` is how far engine and learner are said to disagree."""
-
-    def __init__(self, gap: float = 0.0, seconds: float = 0.0) -> None:
-        self.gap, self.seconds = gap, seconds
-        self.batches: list[list[TrainingGroup]] = []
-        self.staleness: list[int] = []
-
-    async def update(self, batch: list[TrainingGroup], step: int) -> dict[str, float]:
-        await asyncio.sleep(self.seconds)
-        self.batches.append(batch)
-        self.staleness += [step - training.scored.group.version for training in batch]
-        return {"rollout_logprob_diff": self.gap, "loss": 0.0}
-
-    async def publish(self, folder: Path, version: int) -> Adapter:
-        await asyncio.sleep(self.seconds)
-        return Adapter(version, folder / f"v{version:06d}", f"checksum {version}")
-
-    async def save(self, folder: Path) -> None:
-        await asyncio.sleep(self.seconds)
-        (folder / "learner").mkdir()
-
-    @property
-    def indices(self) -> list[list[int]]:
-        return [[training.scored.group.prompt.index for training in batch] for batch in self.batches]
-
-
-def settings(run: Path, **values: Any) -> MavicConfig:
-    common = {
-        "run": run,
-        "data": "data",
-        "model": {"path": "model"},
-        "steps": 6,
-        "batch_groups": 4,
-        "checkpoint_every": 1,
-        "rollout": {"group_size": GROUP_SIZE, "max_concurrent": 8},
-    }
-    return MavicConfig.model_validate(common | values)
-
-
-def conduct(
-    config: MavicConfig,
-    rollout: FakeRollouts,
-    learner: FakeLearners,
-    progress: Progress | None = None,
-    rewards: FakeRewards | None = None,
-) -> list[tuple[int, dict[str, float]]]:
-    """Run to the end; what was reported."""
-    reports: list[tuple[int, dict[str, float]]] = []
-    order = PromptOrder([record(number) for number in range(5)], config.seed)
-
-    async def run() -> None:
-        pools: Any = (rollout, rewards or FakeRewards(), learner)
-        controller = RunController(
-            config,
-            order,
-            *pools,
-            progress or Progress(),
-            lambda version, metrics, _: reports.append((version, metrics)),
-        )
-        await asyncio.wait_for(controller.run(), timeout=30)
-
-    asyncio.run(run())
-    return reports
-
-
-def at_once(index: int) -> float:
-    return 0.0
-
-
-def uneven(seed: int) -> Callable[[int], float]:
-    """Up to 6 ms a group, and one in eight takes 60 ms."""
-    return lambda index: (draw := random.Random(f"{seed} {index}")).random() * 0.006 + 0.06 * (draw.random() < 0.125)
 
 
 def test_the_capacity_gate_is_the_smaller_of_concurrency_and_staleness() -> None:
@@ -293,50 +156,3 @@ def test_the_first_error_of_any_pool_ends_the_run_with_its_cause(pool: str, meth
         conduct(settings(tmp_path), pools["rollout"], pools["learner"], rewards=pools["rewards"])
     assert caught.value is error
     assert caught.value.__cause__ is cause
-
-
-def test_advantages_are_relative_to_a_group_and_stay_with_their_completions() -> None:
-    batch = [scored(0, [0.0, 1.0, 2.0]), scored(1, [5.0, 5.0])]
-    first, second = with_advantages(batch, "dr_grpo")
-    assert first.advantages == pytest.approx([-1.0, 0.0, 1.0])
-    assert second.advantages == pytest.approx([0.0, 0.0])
-    assert (first.scored, second.scored) == (batch[0], batch[1])
-
-
-def test_a_batch_is_described_by_rewards_terms_faults_lengths_and_staleness() -> None:
-    cut = Sampled([1] * 9, [-1.5] * 9, "text", "length")
-    group = Group(Prompt(0, record(0)), 3, [7], [sampled(3), cut])
-    valid, faulty = reward(1.0, format=1.0, diagnosis=1.0), reward(0.5, ("invalid_json", "empty_block"), format=0.25)
-    same = scored(1, [0.5, 0.5], version=4)
-    metrics = describe([TrainingGroup(ScoredGroup(group, [valid, faulty]), [1, -1]), TrainingGroup(same, [0, 0])], 4)
-    expected = {
-        "reward/total": 0.625,
-        "reward/format": (1.0 + 0.25 + 0.5 + 0.5) / 4,
-        "reward/diagnosis": 1.0,  # over the one completion to which it applies
-        "reward_std_in_group": 0.125,
-        "format_valid": 0.75,
-        "faults/invalid_json": 0.25,
-        "faults/empty_block": 0.25,
-        "gate": 1.0,
-        "entropy": (9 * 1.5 + 9 * 0.5) / 18,
-        "tokens": 18.0,
-        "completion_tokens": 4.5,
-        "truncated": 0.25,
-        "staleness/mean": 0.5,
-        "staleness/max": 1.0,
-    }
-    assert metrics == pytest.approx(expected)
-
-
-def test_a_row_says_what_was_sampled_for_which_step_and_why_it_was_rewarded() -> None:
-    rows = completion_rows(TrainingGroup(scored(4, [0.0, 1.0], version=2), [-1.0, 1.0]), step=3)
-    assert [(row.sample, row.reward, row.advantage) for row in rows] == [(0, 0.0, -1.0), (1, 1.0, 1.0)]
-    assert {(row.step, row.version, row.policy, row.prompt_id) for row in rows} == {(3, 2, "mavic", "p004")}
-    assert rows[1].terms == {"format": 1.0}
-    assert (rows[0].tokens, rows[0].logprob, rows[0].truth) == (3, -0.5, TRUTH)
-
-
-def test_rewards_of_another_number_than_completions_are_refused() -> None:
-    group = scored(0, [1.0, 0.0]).group
-    with pytest.raises(ValueError, match="p000: 1 rewards for 2 completions"):
-        ScoredGroup(group, [reward(1.0)])

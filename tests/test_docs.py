@@ -18,6 +18,7 @@ from pydantic_core import PydanticUndefined
 from dermo_ray import completion
 from dermo_ray.config import RewardConfig, Settings, load
 from dermo_ray.config.cct import CCTConfig
+from dermo_ray.config.judge import JudgeSettings
 from dermo_ray.config.reward import FaultCosts, TermWeights
 from dermo_ray.config.teacher import TeacherSettings
 from dermo_ray.morphology import DERM7PT_FIELDS
@@ -38,6 +39,7 @@ PARTS: dict[str, type[Settings]] = {
     "phantom": PhantomSettings,
     "noise": AnnotationNoise,
     "teacher": TeacherSettings,
+    "judge": JudgeSettings,
 }
 """Groups of settings that a table may describe, beside whole jobs."""
 

@@ -1,9 +1,11 @@
 """The learners: who takes what of a batch, and one update that is the same however it is dealt out."""
 
 import asyncio
+import math
 import random
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from actors.learner import LearnerRank, deal, runs_within
 from actors.learner_pool import LearnerPool
 from actors.messages import Group, Prompt, Sampled, ScoredGroup, TrainingGroup
 from actors.pool import PoolError
+from dermo_ray.config.algorithm import PRESETS, AlgorithmSettings
 from dermo_ray.config.mavic import MavicConfig
 from dermo_ray.models.batches import TokenSequence, VLMBatch, collate, encode_images
 from dermo_ray.models.chat import banned_token_ids, load_processor, prompt_text
@@ -159,6 +162,17 @@ def apart(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
     return max(float((first[name] - second[name]).abs().max()) for name in first)
 
 
+def gap_of_updates(before: Path, first: Path, second: Path) -> float:
+    """The norm of the difference between two updates, relative to that of the first.
+
+    Not the largest difference of a weight: Adam's first step has one size however small the gradient is, and rounding
+    decides its sign where the gradient is next to nothing.
+    """
+    start, one, other = weights(before), weights(first), weights(second)
+    difference = sum(float((one[name] - other[name]).square().sum()) for name in start)
+    return math.sqrt(difference / sum(float((one[name] - start[name]).square().sum()) for name in start))
+
+
 @pytest.fixture(scope="module")
 def alone(
     one_rank: Any, tiny_model: Path, data: Path, batch: list[TrainingGroup], tmp_path_factory: pytest.TempPathFactory
@@ -216,13 +230,52 @@ def test_the_update_does_not_depend_on_the_size_of_micro_batches(
     batch: Any,
     tmp_path: Path,
 ) -> None:
-    metrics, _, after = alone
+    metrics, before, after = alone
     assert len(runs_within(batch, budget)) > 1
     rank = one_rank(settings(tiny_model, data, sharding={"micro_batch_tokens": budget}))
     found = rank.update(batch, 0)
     rank.save_adapter(tmp_path)
     assert found == pytest.approx(metrics, rel=1e-4, abs=1e-6)
-    assert apart(weights(after), weights(tmp_path)) < 1e-5
+    assert gap_of_updates(before, after, tmp_path) < 1e-3
+
+
+def test_the_divergence_of_each_completion_does_not_depend_on_the_passes(
+    one_rank: Any, tiny_model: Path, data: Path, batch: list[TrainingGroup]
+) -> None:
+    groups = [training.scored for training in batch]
+    found = []
+    for budget in (8192, 1):
+        rank = one_rank(settings(tiny_model, data, sharding={"micro_batch_tokens": budget}))
+        assert rank.divergences(groups) == pytest.approx([0.0] * 9, abs=1e-5)  # a fresh adapter changes nothing
+        rank.update(batch, 0)
+        found.append(rank.divergences(groups))
+    assert min(found[0]) > 0
+    assert found[1] == pytest.approx(found[0], rel=1e-2, abs=1e-6)
+
+
+def test_completions_that_were_cut_can_be_left_out_of_the_loss(
+    one_rank: Any, tiny_model: Path, data: Path, batch: list[TrainingGroup]
+) -> None:
+    group = batch[0].scored.group
+    cut = [replace(group.completions[0], finish_reason="length"), *group.completions[1:]]
+    scored = ScoredGroup(replace(group, completions=cut), batch[0].scored.rewards)
+    algorithm = AlgorithmSettings(truncated="mask")
+    rank = one_rank(settings(tiny_model, data).model_copy(update={"algorithm": algorithm}))
+    metrics = rank.update([TrainingGroup(scored, batch[0].advantages)], 0)
+    assert metrics["trained_tokens"] == sum(len(completion.token_ids) for completion in cut[1:])
+    assert metrics["grad_norm"] > 0
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_an_update_can_be_made_with_every_preset(
+    preset: str, one_rank: Any, tiny_model: Path, data: Path, batch: list[TrainingGroup]
+) -> None:
+    algorithm = AlgorithmSettings.model_validate({"preset": preset})
+    rank = one_rank(settings(tiny_model, data).model_copy(update={"algorithm": algorithm}))
+    metrics = rank.update(batch, 0)
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert metrics["grad_norm"] > 0
+    assert ("kl" in metrics) == algorithm.kl_in_loss
 
 
 @pytest.mark.parametrize("stage", [0, 2])
@@ -245,7 +298,7 @@ def test_two_ranks_make_the_update_of_one(
     first, found, last = asyncio.run(update())
     assert found == pytest.approx(metrics, rel=1e-4, abs=1e-6)
     assert apart(weights(before), weights(first.path)) == 0
-    assert apart(weights(after), weights(last.path)) < 1e-5
+    assert gap_of_updates(before, after, last.path) < 1e-3
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -33,13 +33,32 @@ def seq_mask_tis(log_weights: Tensor, mask: Tensor, low: float, high: float) -> 
     Sequence masking by the geometric mean: Liu, Li et al., "When Speed Kills Stability: Demystifying RL Collapse from
     the Training-Inference Mismatch" (2025).
     """
+    return torch.where(_mean_inside(log_weights, mask, low, high), log_weights.exp(), 0.0)
+
+
+def seq_reject(log_weights: Tensor, mask: Tensor, low: float, high: float) -> Tensor:
+    """1 where the geometric mean of w over the sequence lies inside [low, high], else 0: rejection without weights.
+
+    The same criterion and source as `seq_mask_tis`. A rejected sequence still counts in the denominator of the loss, as
+    any weight of 0 does.
+    """
+    return torch.where(_mean_inside(log_weights, mask, low, high), torch.ones_like(log_weights), 0.0)
+
+
+def _mean_inside(log_weights: Tensor, mask: Tensor, low: float, high: float) -> Tensor:
+    """Whether the geometric mean of w over each sequence lies inside [low, high], [B, 1]."""
     lengths = mask.sum(dim=-1, keepdim=True).clamp(min=1)
     geometric_mean = (log_weights.sum(dim=-1, keepdim=True) / lengths).exp()
-    return torch.where((geometric_mean >= low) & (geometric_mean <= high), log_weights.exp(), 0.0)
+    return (geometric_mean >= low) & (geometric_mean <= high)
 
 
 Correction = Callable[[Tensor, Tensor, float, float], Tensor]
-CORRECTIONS: Mapping[str, Correction] = {"tis": tis, "icepop": icepop, "seq_mask_tis": seq_mask_tis}
+CORRECTIONS: Mapping[str, Correction] = {
+    "tis": tis,
+    "icepop": icepop,
+    "seq_mask_tis": seq_mask_tis,
+    "seq_reject": seq_reject,
+}
 
 
 def correction_weights(

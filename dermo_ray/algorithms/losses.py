@@ -5,7 +5,7 @@ Invariants: what stands outside the mask (padding, even NaN) changes neither los
 Every metric is a mean over the masked tokens, so an average weighted by `tokens` joins micro-batches exactly.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from dermo_ray.algorithms.aggregation import aggregate
 from dermo_ray.algorithms.corrections import correction_weights
 from dermo_ray.algorithms.kl import kl_divergence
 from dermo_ray.algorithms.registry import lookup
+from dermo_ray.algorithms.surrogates import SURROGATES, exceeds_dual_clip, probability_ratio
 
 
 @dataclass(frozen=True)
@@ -23,23 +24,6 @@ class PolicyLoss:
 
     loss: Tensor
     metrics: dict[str, float]
-
-
-def _token_log_ratio(log_ratio: Tensor, mask: Tensor) -> Tensor:
-    """PPO's ratio of each token by itself (arXiv 1707.06347, equation 6)."""
-    return log_ratio
-
-
-def _sequence_log_ratio(log_ratio: Tensor, mask: Tensor) -> Tensor:
-    """GSPO's length-normalised ratio of the sequence (arXiv 2507.18071, s_i), at each of its tokens."""
-    lengths = mask.sum(dim=-1, keepdim=True).clamp(min=1)
-    return (log_ratio.sum(dim=-1, keepdim=True) / lengths).expand_as(log_ratio)
-
-
-RATIOS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "token": _token_log_ratio,
-    "sequence": _sequence_log_ratio,
-}
 
 
 def token_losses(
@@ -51,6 +35,8 @@ def token_losses(
     clip_low: float = 0.2,
     clip_high: float = 0.2,
     ratio: str = "token",
+    surrogate: str = "ppo",
+    dual_clip: float | None = None,
     rollout_logprobs: Tensor | None = None,
     correction: str | None = None,
     correction_low: float | None = None,
@@ -58,16 +44,19 @@ def token_losses(
 ) -> tuple[Tensor, dict[str, float]]:
     """The loss of each token, [B, T], clipped and corrected, 0 outside the mask; and metrics.
 
-    loss = -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A) * w, the clipped surrogate of PPO (arXiv 1707.06347,
-    equation 7) with separate bounds (clip-higher, arXiv 2503.14476). r is one of `RATIOS`; with `sequence` every token
-    of a sequence carries the same r, through which the gradient reaches all of them. w is 1, or what `correction`
-    (see `corrections`) makes of `rollout_logprobs`.
+    loss = surrogate(r, A) * w. The `surrogate` is one of `SURROGATES`: `ppo`, which is
+    -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), and where A is negative at most -dual_clip * A; or `cispo`.
+    r is one of `RATIOS`; with `sequence` every token of a sequence carries the same r, through which the gradient
+    reaches all of them. w is 1, or what `correction` (see `corrections`) makes of `rollout_logprobs`.
 
     Shapes: logprobs (learner now), old_logprobs (learner when the batch began), mask and rollout_logprobs (as the
     engine reported them) [B, T]; advantages [B] or [B, T].
 
-    Raises `ValueError` for an unknown name, wrong shapes, or a correction without its inputs.
+    Raises `ValueError` for an unknown name, wrong shapes, a correction without its inputs, or a dual clip that is not
+    above 1 or not with `ppo`.
     """
+    if dual_clip is not None and (surrogate != "ppo" or dual_clip <= 1):
+        raise ValueError(f"dual_clip must be above 1 and belongs to ppo, not {dual_clip} with {surrogate}")
     keep = _checked_mask(logprobs, old_logprobs, advantages, mask, rollout_logprobs)
     dtype = torch.promote_types(logprobs.dtype, torch.float32)
 
@@ -75,21 +64,22 @@ def token_losses(
         return values.to(dtype).masked_fill(~keep, 0.0)  # before exp, so that padding can't make NaN gradients
 
     new, old = masked(logprobs), masked(old_logprobs.detach())
-    policy_ratio = lookup(RATIOS, ratio, "ratio")(new - old, keep).exp()
+    policy_ratio = probability_ratio(new - old, keep, ratio)
     advantage = masked((advantages if advantages.dim() == 2 else advantages[:, None]).detach().expand_as(keep))
-    clipped_ratio = policy_ratio.clamp(1 - clip_low, 1 + clip_high)
-    losses = -torch.minimum(policy_ratio * advantage, clipped_ratio * advantage)
+    losses, below, above = lookup(SURROGATES, surrogate, "surrogate")(new, policy_ratio, advantage, clip_low, clip_high)
+    per_token = {
+        "clip_fraction": below | above,
+        "clip_fraction_low": below,
+        "clip_fraction_high": above,
+        "ratio_mean": policy_ratio.detach(),
+        "approx_kl": kl_divergence(old, new.detach(), "k3"),
+    }
+    if dual_clip is not None:
+        capped = exceeds_dual_clip(losses, advantage, dual_clip)
+        losses = torch.where(capped, -dual_clip * advantage, losses)
+        per_token["dual_clip_fraction"] = capped
 
     with torch.no_grad():
-        clips_low = (policy_ratio < 1 - clip_low) & (advantage < 0)
-        clips_high = (policy_ratio > 1 + clip_high) & (advantage > 0)
-        per_token = {
-            "clip_fraction": clips_low | clips_high,
-            "clip_fraction_low": clips_low,
-            "clip_fraction_high": clips_high,
-            "ratio_mean": policy_ratio,
-            "approx_kl": kl_divergence(old, new, "k3"),
-        }
         if rollout_logprobs is not None:
             log_weights = old - masked(rollout_logprobs)
             per_token["rollout_logprob_diff"] = log_weights.abs()
@@ -102,7 +92,7 @@ def token_losses(
             raise ValueError(f"correction {correction} needs rollout_logprobs, as the engine reported them")
     if correction is not None:
         losses = losses * weights
-    return losses, _token_means(per_token, keep)
+    return losses, token_means(per_token, keep)
 
 
 def policy_loss(
@@ -114,6 +104,8 @@ def policy_loss(
     clip_low: float = 0.2,
     clip_high: float = 0.2,
     ratio: str = "token",
+    surrogate: str = "ppo",
+    dual_clip: float | None = None,
     aggregation: str = "token_mean",
     max_tokens: int | None = None,
     rollout_logprobs: Tensor | None = None,
@@ -130,6 +122,8 @@ def policy_loss(
         clip_low=clip_low,
         clip_high=clip_high,
         ratio=ratio,
+        surrogate=surrogate,
+        dual_clip=dual_clip,
         rollout_logprobs=rollout_logprobs,
         correction=correction,
         correction_low=correction_low,
@@ -153,7 +147,7 @@ def _checked_mask(
     return mask.bool()
 
 
-def _token_means(per_token: Mapping[str, Tensor], mask: Tensor) -> dict[str, float]:
+def token_means(per_token: Mapping[str, Tensor], mask: Tensor) -> dict[str, float]:
     """The mean of each [B, T] value over the mask, and `tokens`, the number of tokens it is over."""
     tokens = mask.sum()
     sums = torch.stack([value.float().masked_fill(~mask, 0.0).sum() for value in per_token.values()])

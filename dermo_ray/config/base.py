@@ -5,12 +5,12 @@ so that no job finds a bad setting after it has begun to work.
 """
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from dermo_ray.errors import UserError
@@ -24,6 +24,20 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
 
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_defaults_of_groups(cls, data: Any) -> Any:
+        """A group that is given in part keeps the other defaults of its owner, which may not be those of its class."""
+        if not isinstance(data, dict):
+            return data
+        defaults = {name: field.default for name, field in cls.model_fields.items()}
+        groups = {
+            name: _merged(default.model_dump(exclude_unset=True), data[name])
+            for name, default in defaults.items()
+            if isinstance(default, Settings) and isinstance(data.get(name), dict)
+        }
+        return data | groups
+
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
@@ -32,6 +46,17 @@ def load(model: type[SettingsT], path: Path | None, overrides: Sequence[str] = (
     """Read `path` (YAML, may be None), apply `key.sub=value` overrides (values are YAML), and validate.
 
     Raises `UserError`, one line, for a missing or malformed file, an unknown key or a value of the wrong type.
+    """
+    try:
+        return model.model_validate(read(path, overrides))
+    except ValidationError as error:
+        raise UserError("; ".join(_explain(model, detail) for detail in error.errors())) from error
+
+
+def read(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The settings that `path` (YAML, may be None) and `key.sub=value` overrides give, not yet checked by a model.
+
+    Raises `UserError` for a missing or malformed file and a malformed override.
     """
     tree: dict[str, Any] = {}
     if path is not None:
@@ -45,34 +70,45 @@ def load(model: type[SettingsT], path: Path | None, overrides: Sequence[str] = (
             raise UserError(f"{path} must hold a mapping of settings")
     for override in overrides:
         _apply(tree, override)
-    try:
-        return model.model_validate(tree)
-    except ValidationError as error:
-        raise UserError("; ".join(_explain(model, detail) for detail in error.errors())) from error
+    return tree
 
 
 def describe(
-    model: type[Settings], prefix: str = "", default: Settings | None = None
+    model: type[Settings], prefix: str = "", default: Settings | None = None, given: Mapping[str, Any] | None = None
 ) -> Iterator[tuple[str, str, str, str]]:
-    """Every leaf setting as (dotted name, type, default, help), in the order written.
+    """Every leaf setting as (dotted name, type, value, help), in the order written.
 
-    Below a group, the defaults are those of the group's own default, `default`.
+    The value is the default, below a group that of the group's own default, `default`; or what `given` (see `read`)
+    makes of it, settings that follow from others included. Raises `ValidationError` where a given group is wrong.
     """
+    given = given or {}
     for name, info in model.model_fields.items():
-        required = default is None and info.is_required()
         value = getattr(default, name) if default is not None else info.get_default(call_default_factory=True)
         nested = _settings_in(info.annotation)
         if nested is not None:
-            yield from describe(nested, f"{prefix}{name}.", value if isinstance(value, Settings) else None)
+            below = given.get(name)
+            if isinstance(below, dict) and all(shown != "required" for _, _, shown, _ in describe(nested)):
+                value, below = nested.model_validate(below), None
+            group = value if isinstance(value, Settings) else None
+            yield from describe(nested, f"{prefix}{name}.", group, below if isinstance(below, dict) else None)
             continue
-        help_text = " ".join((info.description or "").split())
-        yield f"{prefix}{name}", _type_name(info.annotation), "required" if required else _as_yaml(value), help_text
+        required = default is None and info.is_required() and name not in given
+        shown = "required" if required else _as_yaml(given.get(name, value))
+        yield f"{prefix}{name}", _type_name(info.annotation), shown, " ".join((info.description or "").split())
 
 
 def dump(settings: Settings, path: Path) -> None:
     """Write `settings` as YAML that `load` reads back to an equal model."""
     text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     path.write_text(text, encoding="utf-8")
+
+
+def _merged(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    merged = defaults | given
+    for name in defaults.keys() & given.keys():
+        if isinstance(defaults[name], dict) and isinstance(given[name], dict):
+            merged[name] = _merged(defaults[name], given[name])
+    return merged
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:

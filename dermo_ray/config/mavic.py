@@ -1,9 +1,8 @@
 """Settings of the MAVIC run."""
 
-from typing import Literal
-
 from pydantic import Field, model_validator
 
+from dermo_ray.config.algorithm import AlgorithmSettings
 from dermo_ray.config.base import AbsolutePath, Settings
 from dermo_ray.config.model import LoraSettings, ModelSettings
 from dermo_ray.config.pools import EngineSettings, PoolSettings
@@ -45,40 +44,6 @@ class LearnerSettings(PoolSettings):
     """How the model is spread over the ranks."""
     timeout: float = Field(default=1800, gt=0)
     """Seconds within which an update, and every collective in it, must end."""
-
-
-class AlgorithmSettings(Settings):
-    """The policy-gradient objective; docs/mavic.md gives the formulas."""
-
-    estimator: Literal["grpo", "dr_grpo", "rloo", "reinforce_pp"] = "grpo"
-    """How rewards become advantages."""
-    clip_low: float = Field(default=0.2, gt=0, lt=1)
-    """How far below 1 the ratio may fall before its gradient stops."""
-    clip_high: float = Field(default=0.2, gt=0)
-    """How far above 1 the ratio may rise before its gradient stops."""
-    ratio: Literal["token", "sequence"] = "token"
-    """Ratio of each token, or of the whole sequence (GSPO)."""
-    aggregation: Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum_norm"] = "token_mean"
-    """How token losses become one number."""
-    correction: Literal["tis", "icepop", "seq_mask_tis"] | None = "tis"
-    """Importance weight between the engine's log-probabilities and the learner's."""
-    correction_low: float | None = Field(default=None, ge=0)
-    """Lower bound of the weight."""
-    correction_high: float | None = Field(default=2.0, gt=0)
-    """Upper bound of the weight."""
-    kl_coefficient: float = Field(default=0.0, ge=0)
-    """Weight of the divergence from the policy without its adapter; 0 leaves the extra forward pass out."""
-    kl_kind: Literal["k1", "k2", "k3"] = "k3"
-    """Estimator of that divergence."""
-    max_logprob_gap: float = Field(default=0.5, gt=0)
-    """Stop where engine and learner disagree by more than this on average about completions of the learner's own
-    version, in nats: then the engine does not serve the weights it says."""
-
-    @model_validator(mode="after")
-    def _correction_is_bounded(self) -> "AlgorithmSettings":
-        if self.correction is not None and self.correction_high is None:
-            raise ValueError("correction needs correction_high")
-        return self
 
 
 class MavicConfig(Settings):
