@@ -1,12 +1,57 @@
 """Settings of confidence-consistency test-time inference (CCT)."""
 
-from pydantic import Field
+from typing import Literal
+
+from pydantic import Field, field_validator
 
 from dermo_ray.config.base import Settings
 
+ViewName = Literal[
+    "identity",
+    "flip_horizontal",
+    "flip_vertical",
+    "quarter_turn_left",
+    "quarter_turn_right",
+    "half_turn",
+    "light_crop",
+    "colour_constancy",
+    "large_crop",
+    "hue_shift",
+]
+"""Every view there is. The last two may cut a finding off or change what its colour means."""
+
+
+class ViewSettings(Settings):
+    """Which views of an image are shown, by modality; the untouched image comes first."""
+
+    clinical: tuple[ViewName, ...] = ("identity", "flip_horizontal", "light_crop", "quarter_turn_left")
+    """Of clinical photographs; no colour constancy, which takes erythema for light where skin fills the picture."""
+    dermoscopic: tuple[ViewName, ...] = ("identity", "flip_horizontal", "quarter_turn_left", "colour_constancy")
+    """Of dermoscopic images."""
+
+    @field_validator("clinical", "dermoscopic")
+    @classmethod
+    def _starts_untouched(cls, value: tuple[ViewName, ...]) -> tuple[ViewName, ...]:
+        if value[:1] != ("identity",):
+            raise ValueError("the first view is identity, the untouched image: put it in front")
+        if len(set(value)) != len(value):
+            raise ValueError("a view is listed twice: raise samples_per_view for more samples of one")
+        return value
+
+
+class AdaptationSettings(Settings):
+    """How posteriors are corrected over a stream of images. Off by default; weights and rollouts stay as they are."""
+
+    temperature: float = Field(default=1.0, gt=0)
+    """Posteriors are raised to 1 over this, as `fit_temperature` finds it on labelled validation images; 1 is off."""
+    prior_shift: bool = False
+    """Estimate how often each label occurs in the stream, and correct the posteriors for it."""
+    min_items: int = Field(default=100, ge=1)
+    """A shorter stream says too little about how often labels occur: no prior shift."""
+
 
 class CCTConfig(Settings):
-    """How several rollouts about one image become one answer."""
+    """How an image is shown, and how several rollouts about it become one answer."""
 
     alpha: float = Field(default=1.0, ge=0)
     """Exponent of a rollout's confidence in its weight; 0 ignores confidence."""
@@ -15,3 +60,18 @@ class CCTConfig(Settings):
     the result is a plain majority vote."""
     tau: float = Field(default=0.5, ge=0, le=1)
     """Abstain where the posterior of the leading answer is below this; 0 never abstains."""
+    views: ViewSettings = ViewSettings()
+    """The views of an image."""
+    samples_per_view: int = Field(default=2, ge=1)
+    """Completions sampled for each view; views times samples is the number of rollouts."""
+    temperature: float = Field(default=0.7, ge=0)
+    """Sampling temperature; at 0 the samples of a view are all alike."""
+    stop: Literal["never", "certain", "probable"] = "never"
+    """`never` samples every rollout at once. `certain` ends when no further rollout can change the answer, `probable`
+    when the answer leads with probability `stop_probability`; both sample in rounds, which takes longer."""
+    stop_probability: float = Field(default=0.95, gt=0.5, lt=1)
+    """How probable the lead must be for `probable`."""
+    round_size: int = Field(default=2, ge=1)
+    """Rollouts of each round after the first, which is the smallest that may settle the answer."""
+    adaptation: AdaptationSettings = AdaptationSettings()
+    """Correction over a stream."""
