@@ -39,7 +39,7 @@ def staged(folder: Path, *, replace: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def staged_file(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; that file becomes `path`, in place of an older one, if the body ends well.
+    """Yield a path beside `path` to write to; that file becomes `path`, replacing an older one, if the body ends well.
 
     After a kill the file `.NAME.partial-...` remains and may be deleted.
     """

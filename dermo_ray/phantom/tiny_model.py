@@ -40,8 +40,8 @@ class TinyModelSettings(Settings):
     """Standard deviation of the random weights; about 1 / sqrt(width), so that a narrow network's signals neither fade
     nor grow."""
     final_norm: float = 3.0
-    """What the last normalisation's weights start from. It bounds the logits: in a narrow network, at 1, several possible
-    tokens can't all be far likelier than the rest, and one in a few thousand sampled tokens is nonsense."""
+    """What the last normalisation's weights start from. It bounds the logits: at 1, in a narrow network, several
+    possible tokens can't all be far likelier than the rest, and one in a few thousand sampled tokens is nonsense."""
     vocabulary_size: int = 1024
     """Tokens of the byte-level BPE."""
 
