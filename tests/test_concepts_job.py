@@ -113,6 +113,7 @@ def test_what_comes_out_is_measured_against_annotators_and_truth(straight):
     assert (straight.run / "evaluation" / "predictions.parquet").exists()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_weights_of_one_never_stopped(straight, settings):
     config = settings("resumed")
     shutil.copytree(straight.run, config.run, symlinks=True)
@@ -139,6 +140,7 @@ def test_a_finished_run_is_measured_again_and_not_trained(straight, capsys):
         concepts.run(straight.model_copy(update={"resume": False}))
 
 
+@pytest.mark.slow
 def test_a_run_ends_early_where_the_validation_loss_does_not_fall(settings):
     config = settings(
         "stopped", optimizer={"learning_rate": 0.5}, diagnosis_learning_rate=5.0, validation={"every": 1, "patience": 1}
