@@ -30,13 +30,14 @@ SAMPLE = StoredSample(
 
 @pytest.fixture
 def settings(tiny_model: Path, tmp_path: Path) -> TeacherSettings:
-    engine = {"max_model_len": 8192, "max_num_seqs": 4, "cpu_kv_cache_gib": 0.2, "enforce_eager": True}
+    engine = {"max_model_len": 4096, "max_num_seqs": 4, "cpu_kv_cache_gib": 0.2, "enforce_eager": True}
     pool = {"model": {"path": tiny_model}, "engine": engine}
     return TeacherSettings.model_validate(
         {"pool": pool, "cache": tmp_path / "cache.sqlite", "temperature": 1.0, "max_tokens": 512}
     )
 
 
+@pytest.mark.slow
 def test_a_pool_answers_under_the_schema_and_the_same_when_it_is_asked_again(
     settings: TeacherSettings, tmp_path: Path, ray_cluster: None
 ) -> None:

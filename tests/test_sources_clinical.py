@@ -406,8 +406,9 @@ def test_a_table_whose_images_are_all_missing_is_refused(tmp_path, name):
 
 
 def test_the_settings_for_snu134_make_a_benchmark_of_a_table_of_one_s_own(tmp_path):
-    (settings,) = yaml.safe_load((REPOSITORY / "configs" / "sources" / "snu134.yaml").read_text())["sources"]
-    assert (settings["alias"], settings["use"]) == ("snu134", "benchmark")
+    sources = yaml.safe_load((REPOSITORY / "configs" / "prepare" / "dermoinstruct.yaml").read_text())["sources"]
+    (settings,) = [source for source in sources if source.get("alias") == "snu134"]
+    assert settings["use"] == "benchmark"
     write_table(tmp_path / "meta.csv", ["image_path", "label", "diag"], [("a/1.jpg", 0, "melanoma")])
     draw(tmp_path / "a" / "1.jpg")
     source = open_source(SourceConfig(**settings | {"root": tmp_path, "file": tmp_path / "meta.csv"}), seed=0)
