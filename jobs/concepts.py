@@ -14,7 +14,6 @@ from transformers.utils import logging as transformers_logging
 from actors.concepts import Assignment, Progress, train_rank
 from dermo_ray import checkpoints
 from dermo_ray.config.concepts import ConceptsConfig
-from dermo_ray.data.conversations import content_hash
 from dermo_ray.errors import UserError
 from dermo_ray.metrics import METRICS
 from dermo_ray.models.concepts import load_concept_model
@@ -62,13 +61,10 @@ def run(config: ConceptsConfig) -> None:
 
 def _progress(config: ConceptsConfig, checkpoint: Path | None) -> Progress:
     """How far `checkpoint` has come. Raises `UserError` where this run can't go on from it."""
-    if checkpoint is None:
+    state = training.resumed_state(config, checkpoint)
+    if state is None:
         return Progress()
-    state = checkpoints.read_state(checkpoint)
-    if not config.resume:
-        raise UserError(f"{config.run} has a run of {state['step']} updates: choose another run, or set resume=true")
-    if state.pop("data") != content_hash(config.data):
-        raise UserError(f"{config.data} is not what {config.run} was trained on: choose another run, or that data")
+    del state["data"]
     return Progress(**state)
 
 

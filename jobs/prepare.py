@@ -66,9 +66,10 @@ def run(config: PrepareConfig) -> None:
         title: Survey(entries=len(listings[title])) if title in drawn else survey(source, listings[title])
         for title, source in sources.items()
     }
-    _check_mapped(surveys, taxonomy, config)
+    unknown = unknown_labels(sum((found.labels for found in surveys.values()), Counter[str]()), taxonomy)
+    _check_mapped(unknown, config)
     if config.dry_run:
-        _print(surveys, taxonomy)
+        _print(surveys, unknown)
         return
     key = settings_key(config, listings, taxonomy)
     if _is_prepared(config, key):
@@ -185,10 +186,8 @@ def _link_images(names: Sequence[str], cache: Path, folder: Path) -> None:
             shutil.copyfile(cache / name, target)
 
 
-def _check_mapped(surveys: Mapping[str, Survey], taxonomy: Taxonomy, config: PrepareConfig) -> None:
+def _check_mapped(unknown: Mapping[str, Mapping[str, Any]], config: PrepareConfig) -> None:
     """Tell of labels that the tree does not know. Raises `UserError` where they are to stop the run."""
-    labels = sum((found.labels for found in surveys.values()), Counter[str]())
-    unknown = unknown_labels(labels, taxonomy)
     if not unknown:
         return
     worst = "; ".join(
@@ -202,18 +201,18 @@ def _check_mapped(surveys: Mapping[str, Survey], taxonomy: Taxonomy, config: Pre
     print(f"{message}; they are dropped where they have no morphology", file=sys.stderr)
 
 
-def _print(surveys: Mapping[str, Survey], taxonomy: Taxonomy) -> None:
+def _print(surveys: Mapping[str, Survey], unknown: Mapping[str, Mapping[str, Any]]) -> None:
     table = rich.table.Table("source", "entries", "can't be used", "labels", "not in the taxonomy", title="To be read")
     for title, found in surveys.items():
-        unknown = unknown_labels(found.labels, taxonomy)
         table.add_row(
             title,
             f"{found.entries:,}",
             ", ".join(f"{count:,} {reason}" for reason, count in sorted(found.refused.items())) or "none known",
             f"{len(found.labels)}",
             "\n".join(
-                rich.markup.escape(f"{label} ({facts['count']:,}): {', '.join(facts['nearest']) or 'nothing near'}")
-                for label, facts in unknown.items()
+                rich.markup.escape(f"{label} ({count:,}): {', '.join(unknown[label]['nearest']) or 'nothing near'}")
+                for label, count in sorted(found.labels.items(), key=lambda entry: (-entry[1], entry[0]))
+                if label in unknown
             ),
         )
     rich.print(table)

@@ -8,10 +8,8 @@ what and how must then be as before.
 import math
 from pathlib import Path
 
-from dermo_ray import checkpoints
 from dermo_ray.config.sft import SftConfig
 from dermo_ray.data import conversations
-from dermo_ray.errors import UserError
 from dermo_ray.metrics import METRICS
 from dermo_ray.run_directory import claimed
 from jobs import training
@@ -36,7 +34,8 @@ def run(config: SftConfig) -> None:
         conversations.count(config.data, "val")
     steps = config.steps or math.ceil(config.epochs * size / config.batch_size)
     with claimed(config.run, config, _CHANGEABLE) as checkpoint:
-        done = _steps_done(config, checkpoint)
+        state = training.resumed_state(config, checkpoint)
+        done = 0 if state is None else int(state["step"])
         if done < steps:
             with ray_session():
                 require({"pool": config.pool})
@@ -46,18 +45,6 @@ def run(config: SftConfig) -> None:
                 with training.progress("sft", config.run / METRICS, done, steps):
                     _train(config, done, steps, checkpoint)
         print(f"{config.run}: {max(done, steps):,} updates done, {size:,} conversations an epoch")
-
-
-def _steps_done(config: SftConfig, checkpoint: Path | None) -> int:
-    """Updates that `checkpoint` has seen. Raises `UserError` where this run can't go on from it."""
-    if checkpoint is None:
-        return 0
-    state = checkpoints.read_state(checkpoint)
-    if not config.resume:
-        raise UserError(f"{config.run} has a run of {state['step']} updates: choose another run, or set resume=true")
-    if state["data"] != conversations.content_hash(config.data):
-        raise UserError(f"{config.data} is not what {config.run} was trained on: choose another run, or that data")
-    return int(state["step"])
 
 
 def _train(config: SftConfig, done: int, steps: int, checkpoint: Path | None) -> None:

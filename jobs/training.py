@@ -16,7 +16,11 @@ from ray.train.v2.api.config import LoggingConfig, RunConfig, ScalingConfig
 from tqdm import tqdm
 
 from actors.environment import worker_environment
+from dermo_ray import checkpoints
+from dermo_ray.config.concepts import ConceptsConfig
 from dermo_ray.config.pools import PoolSettings
+from dermo_ray.config.sft import SftConfig
+from dermo_ray.data.conversations import content_hash
 from dermo_ray.errors import UserError
 
 
@@ -51,6 +55,18 @@ def fit(train_rank: Callable[[], None], pool: PoolSettings, run: Path) -> None:
         raise
     finally:
         signal.signal(signal.SIGINT, on_interrupt)  # Ray Train leaves a handler of its own behind
+
+
+def resumed_state(config: SftConfig | ConceptsConfig, checkpoint: Path | None) -> dict[str, Any] | None:
+    """What `checkpoint` says of itself, None without one. Raises `UserError` where this run can't go on from it."""
+    if checkpoint is None:
+        return None
+    state = checkpoints.read_state(checkpoint)
+    if not config.resume:
+        raise UserError(f"{config.run} has a run of {state['step']} updates: choose another run, or set resume=true")
+    if state["data"] != content_hash(config.data):
+        raise UserError(f"{config.data} is not what {config.run} was trained on: choose another run, or that data")
+    return state
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from dermo_ray.models.concepts.measures import ConceptMeasures
 from dermo_ray.models.concepts.vocabulary import CONCEPTS
 from dermo_ray.morphology import Schema
 from dermo_ray.report.html import REPORT
+from dermo_ray.staging import staged_file
 
 PICTURE = "linear_head.png"
 _TOP = 4
@@ -34,9 +35,8 @@ def write_concept_report(run: Path, measures: ConceptMeasures) -> Path:
     if picture is not None:
         (run / PICTURE).write_bytes(picture)
     path = run / REPORT
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(concept_report(measures, picture), encoding="utf-8")
-    aside.replace(path)
+    with staged_file(path) as aside:
+        aside.write_text(concept_report(measures, picture), encoding="utf-8")
     return path
 
 

@@ -6,6 +6,9 @@ nothing to compare, so no score.
 
 from collections.abc import Mapping
 
+import numpy as np
+
+from dermo_ray.bench.fairness import fairness_score
 from dermo_ray.bench.tasks.tally import Tally
 
 _GROUPS = {1: "12", 2: "12", 3: "34", 4: "34", 5: "56", 6: "56"}
@@ -24,4 +27,4 @@ def fairness(groups: Mapping[str, Tally]) -> float | None:
     accuracies = [group.accuracy for group in groups.values()]
     if len(accuracies) < 2:
         return None
-    return min(accuracies) / max(accuracies) if max(accuracies) > 0 else 0.0
+    return float(fairness_score(np.array([accuracies]))[0])

@@ -10,22 +10,17 @@ copy of the data set is read by the source `isic`.
 
 from pathlib import Path
 
-from dermo_ray.config.sources import SourceConfig
-from dermo_ray.data.samples import Entry, Sample
-from dermo_ray.data.sources.layout import existing, images_by_stem, listed, listed_sample, read_rows
+from dermo_ray.data.samples import Entry
+from dermo_ray.data.sources.layout import ListedSource, existing, images_by_stem, listed, read_rows
 from dermo_ray.errors import UserError
 
 _TRAIN, _TEST = "bcn_20k_train.csv", "bcn_20k_test.csv"
 
 
-class Bcn20000:
+class Bcn20000(ListedSource):
     """The published folder; the group is the lesion."""
 
     licence = "BCN20000 (Hernández-Pérez et al. 2024, doi:10.6084/m9.figshare.24140028): CC BY 4.0"
-
-    def __init__(self, config: SourceConfig, seed: int) -> None:
-        self._root = Path(config.root or "")
-        self._title = config.title
 
     def entries(self) -> list[Entry]:
         """One entry a row of the tables that are there, training first. Raises `UserError` for another layout."""
@@ -52,7 +47,3 @@ class Bcn20000:
             )
             for number, (key, row) in enumerate(zip(keys, rows, strict=True), start=1)
         ]
-
-    def sample(self, entry: Entry) -> Sample:
-        """The sample of one row. Raises `Reject` for a row without an image name or without its file."""
-        return listed_sample(entry, self._title, self._root)

@@ -6,25 +6,20 @@ have them under `images`. They are found at any depth, in any letter case. Many 
 and which show one patient is not known.
 """
 
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
-from dermo_ray.config.sources import SourceConfig
-from dermo_ray.data.samples import Entry, Sample
-from dermo_ray.data.sources.layout import existing, image_files, listed, listed_sample
+from dermo_ray.data.samples import Entry
+from dermo_ray.data.sources.layout import ListedSource, existing, image_files, listed
 from dermo_ray.errors import UserError
 
 _CLASSES = ("acne", "hyperpigmentation", "Nail_psoriasis", "SJS-TEN", "Vitiligo")
 _FOLDED = {name.casefold() for name in _CLASSES}
 
 
-class Daffodil:
+class Daffodil(ListedSource):
     """The published folders; nothing is known about groups."""
 
     licence = "Daffodil skin disease classification (Khushbu 2024, doi:10.17632/3hckgznc67.1): CC BY 4.0"
-
-    def __init__(self, config: SourceConfig, seed: int) -> None:
-        self._title = config.title
-        self._root = Path(config.root or "").absolute()
 
     def entries(self) -> list[Entry]:
         """One entry a file; one outside the class folders has no label.
@@ -39,10 +34,6 @@ class Daffodil:
         if not any("label" in entry.facts for entry in entries):
             raise UserError(f"{root} holds no images in folders called {', '.join(_CLASSES)}; root is the folder above")
         return entries
-
-    def sample(self, entry: Entry) -> Sample:
-        """The sample of one file; its label is the class folder."""
-        return listed_sample(entry, self._title, self._root)
 
 
 def _class_of(file: str) -> str:

@@ -9,8 +9,8 @@ them. Skin tones are pairs of Fitzpatrick types, 12, 34 and 56; a sample has the
 from pathlib import Path
 
 from dermo_ray.config.sources import SourceConfig
-from dermo_ray.data.samples import Entry, Sample
-from dermo_ray.data.sources.layout import existing, images_by_stem, listed, listed_sample, read_rows
+from dermo_ray.data.samples import Entry
+from dermo_ray.data.sources.layout import ListedSource, existing, images_by_stem, listed, read_rows
 from dermo_ray.data.sources.skincon import read_skincon
 
 _METADATA = "ddi_metadata.csv"
@@ -18,14 +18,13 @@ _COLUMNS = ("DDI_file", "skin_tone", "disease")
 _LOWER_TYPE = {"12": 1, "34": 3, "56": 5}
 
 
-class Ddi:
+class Ddi(ListedSource):
     """The published table, with SkinCon's annotations where `skincon` names them; patients are not published."""
 
     licence = "DDI (Daneshjou et al. 2022, doi:10.1126/sciadv.abq6147): Stanford research use agreement"
 
     def __init__(self, config: SourceConfig, seed: int) -> None:
-        self._title = config.title
-        self._root = Path(config.root or "").absolute()
+        super().__init__(config, seed)
         self._skincon = config.skincon
 
     def entries(self) -> list[Entry]:
@@ -48,7 +47,3 @@ class Ddi:
             )
             for number, (image, row) in enumerate(zip(images, rows, strict=True), start=1)
         ]
-
-    def sample(self, entry: Entry) -> Sample:
-        """The sample of one row. Raises `Reject` for one without a file name or without its file."""
-        return listed_sample(entry, self._title, self._root)

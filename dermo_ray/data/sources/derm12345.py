@@ -10,12 +10,10 @@ The codes are spelt out: of the taxonomy's names, two letters would clash with o
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 
-from dermo_ray.config.sources import SourceConfig
-from dermo_ray.data.samples import Entry, Sample
-from dermo_ray.data.sources.layout import existing, images_by_stem, listed, listed_sample, read_rows, table_of
+from dermo_ray.data.samples import Entry
+from dermo_ray.data.sources.layout import ListedSource, existing, images_by_stem, listed, read_rows, table_of
 from dermo_ray.errors import UserError
 
 LABELS: Mapping[str, str] = MappingProxyType(
@@ -67,14 +65,10 @@ LABELS: Mapping[str, str] = MappingProxyType(
 _FOLDERS = ("derm12345_train_part_1", "derm12345_train_part_2", "derm12345_test")
 
 
-class Derm12345:
+class Derm12345(ListedSource):
     """The published folder; the group is the patient."""
 
     licence = "DERM12345 (Yilmaz et al. 2024, doi:10.7910/DVN/DAXZ7P): CC BY 4.0"
-
-    def __init__(self, config: SourceConfig, seed: int) -> None:
-        self._root = Path(config.root or "")
-        self._title = config.title
 
     def entries(self) -> list[Entry]:
         """One entry a row of the tables that are there, training first. Raises `UserError` for another layout."""
@@ -98,7 +92,3 @@ class Derm12345:
             )
             for number, row in enumerate(rows, start=1)
         ]
-
-    def sample(self, entry: Entry) -> Sample:
-        """The sample of one row. Raises `Reject` for a row without an image id or without its file."""
-        return listed_sample(entry, self._title, self._root)

@@ -9,16 +9,13 @@ The checklist is a dermoscopic vocabulary, which the published column values sha
 the dermoscopic image, and the clinical one of the case has its diagnosis alone.
 """
 
-from pathlib import Path
-
-from dermo_ray.config.sources import SourceConfig
-from dermo_ray.data.samples import Entry, Sample
+from dermo_ray.data.samples import Entry
 from dermo_ray.data.sources.layout import (
+    ListedSource,
     derm7pt_annotation,
     existing,
     image_files,
     listed,
-    listed_sample,
     read_rows,
 )
 from dermo_ray.errors import UserError
@@ -28,14 +25,10 @@ _CRITERIA = {name: name.lower().replace(" ", "_") for name in DERM7PT_FIELDS}
 _COLUMNS = ("case_num", "diagnosis", "clinic", "derm", *_CRITERIA.values())
 
 
-class Derm7pt:
+class Derm7pt(ListedSource):
     """The published folder; the group is the case, the ids are those of its two images."""
 
     licence = "Derm7pt (Kawahara et al. 2019, doi:10.1109/JBHI.2018.2824327): on request, for non-commercial research"
-
-    def __init__(self, config: SourceConfig, seed: int) -> None:
-        self._root = Path(config.root or "")
-        self._title = config.title
 
     def entries(self) -> list[Entry]:
         """Two entries a row of the table, clinical first. Raises `UserError` for another layout."""
@@ -59,7 +52,3 @@ class Derm7pt:
                 )
                 entries.append(entry)
         return entries
-
-    def sample(self, entry: Entry) -> Sample:
-        """The sample of one image. Raises `Reject`, also where a criterion is missing or has an unknown value."""
-        return listed_sample(entry, self._title, self._root)

@@ -5,30 +5,19 @@ Distributed as https://www.kaggle.com/datasets/shubhamgoel27/dermnet. Published 
 not kept: which pictures show one patient is not known, and near-duplicates lie on both sides of it.
 """
 
-from pathlib import Path
-
-from dermo_ray.config.sources import SourceConfig
-from dermo_ray.data.samples import Entry, Sample
+from dermo_ray.data.samples import Entry
 from dermo_ray.data.sources.class_folders import class_folders
-from dermo_ray.data.sources.layout import existing, listed_sample
+from dermo_ray.data.sources.layout import ListedSource, existing
 
 _PARTS = ("train", "test")
 
 
-class Dermnet:
+class Dermnet(ListedSource):
     """The published folders, both parts together; nothing is known about groups."""
 
     licence = "DermNet (dermnet.com, as distributed on Kaggle): images belong to DermNet; academic use only"
-
-    def __init__(self, config: SourceConfig, seed: int) -> None:
-        self._title = config.title
-        self._root = Path(config.root or "").absolute()
 
     def entries(self) -> list[Entry]:
         """One entry a file. Raises `UserError` where the folder or its images are missing."""
         root = existing(self._root, "train and test")
         return class_folders(self._title, root, _PARTS, expected="train/<class>/*.jpg and test/<class>/*.jpg")
-
-    def sample(self, entry: Entry) -> Sample:
-        """The sample of one file; its label is the class folder."""
-        return listed_sample(entry, self._title, self._root)

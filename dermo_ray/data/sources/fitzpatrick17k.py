@@ -11,8 +11,8 @@ those called wrong are dropped.
 from pathlib import Path
 
 from dermo_ray.config.sources import SourceConfig
-from dermo_ray.data.samples import Entry, Sample
-from dermo_ray.data.sources.layout import existing, fitzpatrick, image_files, listed, listed_sample, read_rows
+from dermo_ray.data.samples import Entry
+from dermo_ray.data.sources.layout import ListedSource, existing, fitzpatrick, image_files, listed, read_rows
 from dermo_ray.data.sources.skincon import read_skincon
 
 _METADATA = "fitzpatrick17k.csv"
@@ -20,14 +20,13 @@ _COLUMNS = ("md5hash", "fitzpatrick_scale", "label", "qc")
 _WRONG = "3 Wrongly labelled"
 
 
-class Fitzpatrick17k:
+class Fitzpatrick17k(ListedSource):
     """The published table, with SkinCon's annotations where `skincon` names them; nothing is known about groups."""
 
     licence = "Fitzpatrick17k (Groh et al. 2021, arXiv 2104.09957): CC BY-NC-SA 3.0; SkinCon's annotations: none stated"
 
     def __init__(self, config: SourceConfig, seed: int) -> None:
-        self._title = config.title
-        self._root = Path(config.root or "").absolute()
+        super().__init__(config, seed)
         self._skincon = config.skincon
 
     def entries(self) -> list[Entry]:
@@ -49,7 +48,3 @@ class Fitzpatrick17k:
             )
             for number, row in enumerate(rows, start=1)
         ]
-
-    def sample(self, entry: Entry) -> Sample:
-        """The sample of one row. Raises `Reject` for one without a hash or without its file."""
-        return listed_sample(entry, self._title, self._root)

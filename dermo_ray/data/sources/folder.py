@@ -3,20 +3,17 @@
 Nothing is known of lesions and patients: what decides an image's split is which others it is a near-duplicate of.
 """
 
-from pathlib import Path
-
 from dermo_ray.config.sources import SourceConfig
-from dermo_ray.data.samples import Entry, Sample
-from dermo_ray.data.sources.layout import existing, image_files, listed, listed_sample
+from dermo_ray.data.samples import Entry
+from dermo_ray.data.sources.layout import ListedSource, existing, image_files, listed
 from dermo_ray.errors import UserError
 
 
-class Folder:
+class Folder(ListedSource):
     """The folder; the label is the name of the class's folder, the modality that of the settings."""
 
     def __init__(self, config: SourceConfig, seed: int) -> None:
-        self._root = Path(config.root or "")
-        self._title = config.title
+        super().__init__(config, seed)
         self._modality = config.modality
 
     @property
@@ -44,7 +41,3 @@ class Folder:
         if not entries:
             raise UserError(f"{root} holds no images: expected <class>/<image>.jpg")
         return entries
-
-    def sample(self, entry: Entry) -> Sample:
-        """The sample of one image."""
-        return listed_sample(entry, self._title, self._root)

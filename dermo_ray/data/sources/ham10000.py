@@ -6,24 +6,17 @@ Published layout: `HAM10000_metadata.csv` (Dataverse also hands it out as `.tab`
 then counted as missing files.
 """
 
-from pathlib import Path
-
-from dermo_ray.config.sources import SourceConfig
-from dermo_ray.data.samples import Entry, Sample
-from dermo_ray.data.sources.layout import existing, images_by_stem, listed, listed_sample, read_rows, table_of
+from dermo_ray.data.samples import Entry
+from dermo_ray.data.sources.layout import ListedSource, existing, images_by_stem, listed, read_rows, table_of
 
 _METADATA = "HAM10000_metadata.csv"
 _PARTS = "HAM10000_images_part_"
 
 
-class Ham10000:
+class Ham10000(ListedSource):
     """The published folder; the group is the lesion."""
 
     licence = "HAM10000 (Tschandl et al. 2018, doi:10.7910/DVN/DBW86T): CC BY-NC 4.0"
-
-    def __init__(self, config: SourceConfig, seed: int) -> None:
-        self._root = Path(config.root or "")
-        self._title = config.title
 
     def entries(self) -> list[Entry]:
         """One entry a row of the metadata table.
@@ -46,7 +39,3 @@ class Ham10000:
             )
             for number, row in enumerate(rows, start=1)
         ]
-
-    def sample(self, entry: Entry) -> Sample:
-        """The sample of one row. Raises `Reject` for a row without an image id or without its file."""
-        return listed_sample(entry, self._title, self._root)

@@ -9,15 +9,14 @@ in folders below.
 
 from pathlib import Path
 
-from dermo_ray.config.sources import SourceConfig
-from dermo_ray.data.samples import Entry, Sample
+from dermo_ray.data.samples import Entry
 from dermo_ray.data.sources.layout import (
+    ListedSource,
     Row,
     existing,
     fitzpatrick,
     images_by_stem,
     listed,
-    listed_sample,
     read_rows,
 )
 from dermo_ray.errors import UserError
@@ -27,17 +26,13 @@ _DIAGNOSES = ("diagnosis_5", "diagnosis_4", "diagnosis_3", "diagnosis", "diagnos
 """Columns that name the disease, the finest first; the older `diagnosis` names one where levels 1 and 2 only sort."""
 
 
-class IsicArchive:
+class IsicArchive(ListedSource):
     """An export; the label is the finest diagnosis, the group the patient, or if nobody is named the lesion."""
 
     licence = (
         "ISIC Archive: CC-0, CC-BY or CC-BY-NC, image by image, and so is whom to name: "
         "columns copyright_license and attribution of its metadata"
     )
-
-    def __init__(self, config: SourceConfig, seed: int) -> None:
-        self._root = Path(config.root or "")
-        self._title = config.title
 
     def entries(self) -> list[Entry]:
         """One entry a row of the metadata table. Raises `UserError` where the folder is no export with images."""
@@ -64,10 +59,6 @@ class IsicArchive:
             )
             for number, row in enumerate(rows, start=1)
         ]
-
-    def sample(self, entry: Entry) -> Sample:
-        """The sample of one row. Raises `Reject`, also for confocal microscopy, which is neither modality."""
-        return listed_sample(entry, self._title, self._root)
 
 
 def _table(root: Path) -> Path:

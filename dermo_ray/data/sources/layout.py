@@ -12,6 +12,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from dermo_ray.config.sources import SourceConfig
 from dermo_ray.data.samples import Entry, Reject, Sample
 from dermo_ray.errors import UserError
 from dermo_ray.morphology import DERM7PT_FIELDS, DERM7PT_KEY, Modality, Morphology
@@ -215,3 +216,15 @@ def listed_sample(entry: Entry, title: str, root: Path) -> Sample:
         annotation=morphology,
         skin_tone=facts.get("skin_tone"),
     )
+
+
+class ListedSource:
+    """A data set on disk whose `entries` are made by `listed`, and how its samples come of them."""
+
+    def __init__(self, config: SourceConfig, seed: int) -> None:
+        self._root = Path(config.root or "").absolute()
+        self._title = config.title
+
+    def sample(self, entry: Entry) -> Sample:
+        """The sample behind an entry. Raises `Reject` as `listed_sample` does."""
+        return listed_sample(entry, self._title, self._root)

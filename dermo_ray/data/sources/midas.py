@@ -13,15 +13,14 @@ others are dropped as missing.
 import re
 from pathlib import Path
 
-from dermo_ray.config.sources import SourceConfig
-from dermo_ray.data.samples import Entry, Sample
+from dermo_ray.data.samples import Entry
 from dermo_ray.data.sources.layout import (
+    ListedSource,
     Row,
     existing,
     fitzpatrick,
     images_by_stem,
     listed,
-    listed_sample,
     read_rows,
     table_of,
 )
@@ -40,16 +39,12 @@ _COLUMNS = (
 _FAMILY = re.compile(r"(?:\d+\s*-)?\s*(?:benign|malignant|other)\s*-\s*", re.IGNORECASE)
 
 
-class Midas:
+class Midas(ListedSource):
     """The published folder; the group is the patient."""
 
     licence = (
         "MRA-MIDAS (Chiou et al. 2025, doi:10.71718/15nz-jv40): Stanford AIMI research use agreement, non-commercial"
     )
-
-    def __init__(self, config: SourceConfig, seed: int) -> None:
-        self._root = Path(config.root or "")
-        self._title = config.title
 
     def entries(self) -> list[Entry]:
         """One entry a row of the table. Raises `UserError` for another layout."""
@@ -71,10 +66,6 @@ class Midas:
             )
             for number, (key, row) in enumerate(zip(keys, rows, strict=True), start=1)
         ]
-
-    def sample(self, entry: Entry) -> Sample:
-        """The sample of one row. Raises `Reject`, also where the distance is not a known one."""
-        return listed_sample(entry, self._title, self._root)
 
 
 def _modality(distance: str) -> Modality | None:

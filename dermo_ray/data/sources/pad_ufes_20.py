@@ -9,26 +9,21 @@ disease, SEK) and `fitspatrick` (so spelt; empty for lesions that were not biops
 
 from pathlib import Path
 
-from dermo_ray.config.sources import SourceConfig
-from dermo_ray.data.samples import Entry, Sample
+from dermo_ray.data.samples import Entry
 from dermo_ray.data.sources.layout import (
+    ListedSource,
     existing,
     fitzpatrick,
     images_by_stem,
     listed,
-    listed_sample,
     read_rows,
 )
 
 
-class PadUfes20:
+class PadUfes20(ListedSource):
     """The published folder; the group is the patient."""
 
     licence = "PAD-UFES-20 (Pacheco et al. 2020, doi:10.17632/zr7vgbcyr2.1): CC BY 4.0"
-
-    def __init__(self, config: SourceConfig, seed: int) -> None:
-        self._root = Path(config.root or "")
-        self._title = config.title
 
     def entries(self) -> list[Entry]:
         """One entry a row of the metadata table. Raises `UserError` for another layout."""
@@ -49,7 +44,3 @@ class PadUfes20:
             )
             for number, (key, row) in enumerate(zip(keys, rows, strict=True), start=1)
         ]
-
-    def sample(self, entry: Entry) -> Sample:
-        """The sample of one row. Raises `Reject` for a row without an image name or without its file."""
-        return listed_sample(entry, self._title, self._root)

@@ -10,16 +10,15 @@ with the patient's identifier, letters and digits. `PASSION_split.csv` is not us
 import re
 from pathlib import Path
 
-from dermo_ray.config.sources import SourceConfig
 from dermo_ray.data.samples import Entry, Reject, Sample
 from dermo_ray.data.sources.layout import (
     ImageFile,
+    ListedSource,
     Row,
     existing,
     fitzpatrick,
     image_files,
     listed,
-    listed_sample,
     read_rows,
 )
 from dermo_ray.errors import UserError
@@ -30,14 +29,10 @@ _PATIENT = re.compile(r"[A-Za-z]+[0-9]+")
 _NO_ROW: Row = dict.fromkeys(_COLUMNS, "")
 
 
-class Passion:
+class Passion(ListedSource):
     """The published table; the group is the patient."""
 
     licence = "PASSION (Gottfrois et al. 2024, arXiv 2411.04584): PASSION data licence, non-commercial, on request"
-
-    def __init__(self, config: SourceConfig, seed: int) -> None:
-        self._title = config.title
-        self._root = Path(config.root or "").absolute()
 
     def entries(self) -> list[Entry]:
         """One entry an image, then one for each row without any.
@@ -75,7 +70,7 @@ class Passion:
 
     def sample(self, entry: Entry) -> Sample:
         """The sample of one image. Raises `Reject` for an image without a row and for a row without an image."""
-        sample = listed_sample(entry, self._title, self._root)
+        sample = super().sample(entry)
         if sample.group is None:
             raise Reject("not_in_table")
         return sample

@@ -6,22 +6,17 @@ layout is not documented; this reads the one that DermoInstruct's records name, 
 other folders is counted as of unknown modality.
 """
 
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
-from dermo_ray.config.sources import SourceConfig
 from dermo_ray.data.samples import Entry, Reject, Sample
 from dermo_ray.data.sources.class_folders import class_folders
-from dermo_ray.data.sources.layout import existing, listed_sample
+from dermo_ray.data.sources.layout import ListedSource, existing
 
 
-class Pumch:
+class Pumch(ListedSource):
     """The clinical photographs; nothing is known about groups."""
 
     licence = "PUMCH-ISD (kaggle.com/datasets/jcwang10000/pumch-isd): as stated there"
-
-    def __init__(self, config: SourceConfig, seed: int) -> None:
-        self._title = config.title
-        self._root = Path(config.root or "").absolute()
 
     def entries(self) -> list[Entry]:
         """One entry a file. Raises `UserError` where the folder or its images are missing."""
@@ -32,4 +27,4 @@ class Pumch:
         """The sample of one file; its label is the class folder. Raises `Reject` for a file outside `clinic`."""
         if PurePosixPath(entry.facts["file"]).parts[2:-1] != ("clinic",):
             raise Reject("unknown_modality")
-        return listed_sample(entry, self._title, self._root)
+        return super().sample(entry)

@@ -13,16 +13,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import median_low
 
-from dermo_ray.config.sources import SourceConfig
 from dermo_ray.data.samples import Entry, Reject, Sample
 from dermo_ray.data.sources.layout import (
     ImageFile,
+    ListedSource,
     Row,
     existing,
     fitzpatrick,
     images_by_stem,
     listed,
-    listed_sample,
     read_rows,
 )
 
@@ -34,14 +33,10 @@ _ESTIMATES = tuple(f"dermatologist_fitzpatrick_skin_type_label_{number}" for num
 _DIFFERENTIAL = "weighted_skin_condition_label"
 
 
-class Scin:
+class Scin(ListedSource):
     """The published tables; the group is the case."""
 
     licence = "SCIN (Ward et al. 2024, doi:10.1001/jamanetworkopen.2024.46615): SCIN Data Use License"
-
-    def __init__(self, config: SourceConfig, seed: int) -> None:
-        self._title = config.title
-        self._root = Path(config.root or "").absolute()
 
     def entries(self) -> list[Entry]:
         """One entry an image, and one for a case that names none.
@@ -77,7 +72,7 @@ class Scin:
 
     def sample(self, entry: Entry) -> Sample:
         """The sample of one image. Raises `Reject` for one without its file or of a case without a label."""
-        sample = listed_sample(entry, self._title, self._root)
+        sample = super().sample(entry)
         if sample.raw_label is None:
             raise Reject("missing_label")
         return sample

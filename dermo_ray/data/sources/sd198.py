@@ -6,28 +6,17 @@ doi:10.1007/978-3-319-46466-4_13, http://xiaopingwu.cn/assets/projects/sd-198/. 
 `classes.txt`, `image_class_labels.txt`) say the same and are not needed.
 """
 
-from pathlib import Path
-
-from dermo_ray.config.sources import SourceConfig
-from dermo_ray.data.samples import Entry, Sample
+from dermo_ray.data.samples import Entry
 from dermo_ray.data.sources.class_folders import class_folders
-from dermo_ray.data.sources.layout import existing, listed_sample
+from dermo_ray.data.sources.layout import ListedSource, existing
 
 
-class Sd198:
+class Sd198(ListedSource):
     """The published folder; nothing is known about groups."""
 
     licence = "SD-198 (Sun et al. 2016, doi:10.1007/978-3-319-46466-4_13): research and academic use, on request"
-
-    def __init__(self, config: SourceConfig, seed: int) -> None:
-        self._title = config.title
-        self._root = Path(config.root or "").absolute()
 
     def entries(self) -> list[Entry]:
         """One entry a file. Raises `UserError` where the folder or its images are missing."""
         root = existing(self._root, "images")
         return class_folders(self._title, root, ("images",), expected="images/<class>/*.jpg")
-
-    def sample(self, entry: Entry) -> Sample:
-        """The sample of one file; its label is the class folder."""
-        return listed_sample(entry, self._title, self._root)

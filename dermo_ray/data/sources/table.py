@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dermo_ray.config.sources import SourceConfig
-from dermo_ray.data.samples import Entry, Sample
+from dermo_ray.data.samples import Entry
 from dermo_ray.data.sources.layout import (
+    ListedSource,
     derm7pt_annotation,
     existing,
     fitzpatrick,
     listed,
-    listed_sample,
     read_rows,
     require_columns,
 )
@@ -31,14 +31,13 @@ _Cells = Mapping[str, Any]
 """Column: value, of whatever type the file holds."""
 
 
-class Table:
+class Table(ListedSource):
     """The table, by the column map of its settings."""
 
     def __init__(self, config: SourceConfig, seed: int) -> None:
         assert config.columns is not None  # the settings see to it
-        self._root = Path(config.root or "")
+        super().__init__(config, seed)
         self._file = Path(config.file or "")
-        self._title = config.title
         self._modality = config.modality
         self._columns = config.columns
 
@@ -54,10 +53,6 @@ class Table:
         if not rows:
             raise UserError(f"{self._file} has no rows")
         return [self._entry(number, row, root) for number, row in enumerate(rows, start=1)]
-
-    def sample(self, entry: Entry) -> Sample:
-        """The sample of one row. Raises `Reject`, also where the morphology is not in the vocabulary."""
-        return listed_sample(entry, self._title, self._root)
 
     def _rows(self) -> list[_Cells]:
         if not self._file.is_file():

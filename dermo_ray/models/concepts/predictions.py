@@ -11,6 +11,7 @@ from dermo_ray.models.concepts.data import ConceptSamples
 from dermo_ray.models.concepts.model import Logits
 from dermo_ray.models.concepts.vocabulary import SCHEMAS
 from dermo_ray.records import Split
+from dermo_ray.staging import staged_file
 
 PREDICTIONS = Path("evaluation") / "predictions.parquet"
 
@@ -28,9 +29,8 @@ def write_predictions(run: Path, samples: ConceptSamples, logits: Logits) -> Non
     }
     path = run / PREDICTIONS
     path.parent.mkdir(exist_ok=True)
-    aside = path.with_name(f".{path.name}.partial")
-    pq.write_table(pa.table({"id": pa.array(samples.ids), **columns}), aside)
-    aside.replace(path)
+    with staged_file(path) as aside:
+        pq.write_table(pa.table({"id": pa.array(samples.ids), **columns}), aside)
 
 
 def read_predictions(run: Path, samples: ConceptSamples) -> Logits:
