@@ -38,13 +38,14 @@ VERSION = {"dermo": 60, "dermo@step_000060": 60, "dermo@step_000080": 80}
 NOTICE = "Research use only: not a medical device, gives no medical advice."
 REASONING = {
     "dermoscopic": (
-        "The lesion is asymmetric in two axes. Its pigment network is atypical, with broad lines that end abruptly at the "
-        "border, and a blue-whitish veil covers part of the centre. Dots and globules are irregular in size and place. "
-        "Together these point to a malignant melanocytic lesion."
+        "The lesion is asymmetric in two axes. Its pigment network is atypical, with broad lines that end abruptly at "
+        "the border, and a blue-whitish veil covers part of the centre. Dots and globules are irregular in size and "
+        "place. Together these point to a malignant melanocytic lesion."
     ),
     "clinical": (
-        "A well demarcated plaque on the extensor surface is covered by silvery scale over an erythematous base. There is "
-        "no crust, no erosion and no vesicle, so an inflammatory papulosquamous disease is likelier than an infection."
+        "A well demarcated plaque on the extensor surface is covered by silvery scale over an erythematous base. There "
+        "is no crust, no erosion and no vesicle, so an inflammatory papulosquamous disease is likelier than an "
+        "infection."
     ),
 }
 MORPHOLOGY = {

@@ -54,7 +54,14 @@ def test_the_requests_that_were_made_worse_are_taken_as_they_were():
         assert answer.status_code == 200
 
 
-@given(body=st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.sampled_from(["image", "model", "modality", "messages", "content", "type", "image_url", "url"]), inner), max_leaves=12))  # fmt: skip
+FIELDS = ("image", "model", "modality", "stream", "cct", "messages", "content", "type", "text", "image_url", "url")
+KEYS = st.text() | st.sampled_from(FIELDS)
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+
+
+@given(
+    body=st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner), max_leaves=12),
+)
 @FEW
 def test_no_json_makes_the_service_fail(body: Any):
     api = fake_service()
@@ -71,7 +78,10 @@ def test_no_bytes_in_place_of_an_image_or_a_body_make_the_service_fail(data: byt
     assert [fault_of(answer) for answer in asyncio.run(answers(api, DIAGNOSE, bodies))] == [None] * 3
 
 
-@given(kind=st.sampled_from(["PNG", "JPEG", "WEBP"]), places=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=8))  # fmt: skip
+PLACES = st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=8)
+
+
+@given(kind=st.sampled_from(["PNG", "JPEG", "WEBP"]), places=PLACES)
 @FEW
 def test_no_damage_to_an_image_makes_the_service_fail(kind: str, places: list[tuple[float, int]]):
     damaged = bytearray(encoded(noise(), kind))

@@ -57,11 +57,11 @@ def echo(settings: SafetySettings) -> FastAPI:
     return api
 
 
-def ask(api: FastAPI, method: str, path: str, **options: Any) -> httpx.Response:
+def ask(api: FastAPI, method: str, path: str, client: str = "127.0.0.1", **options: Any) -> httpx.Response:
     async def send() -> httpx.Response:
-        transport = httpx.ASGITransport(api, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url=LOCAL) as client:
-            return await client.request(method, path, **options)
+        transport = httpx.ASGITransport(api, raise_app_exceptions=False, client=(client, 5000))
+        async with httpx.AsyncClient(transport=transport, base_url=LOCAL) as http:
+            return await http.request(method, path, **options)
 
     return asyncio.run(send())
 
@@ -147,17 +147,40 @@ def test_every_error_has_openais_shape_and_does_not_repeat_what_was_sent(method:
     assert "private-words" not in answer.text
 
 
-@pytest.mark.parametrize("headers", [{"Host": "127.0.0.1:8000"}, {"Host": "localhost"}, {"Host": "[::1]:8000"}, {"Origin": "http://localhost:8000"}])  # fmt: skip
+@pytestLOCALLY = [
+    {"Host": "127.0.0.1:8000"},
+    {"Host": "localhost"},
+    {"Host": "[::1]:8000"},
+    {"Origin": "http://localhost:8000"},
+]
+
+
+.mark.parametrize("headers", LOCALLY)
 def test_a_service_without_keys_answers_this_machine(headers: dict[str, str]):
     assert ask(echo(SafetySettings()), "POST", "/echo", content=b"{}", headers={**JSON, **headers}).status_code == 200
 
 
-@pytest.mark.parametrize("headers", [{"Host": "evil.example.org"}, {"Host": "127.0.0.1.example.org"}, {"Host": "10.0.0.1:8000"}, {"Origin": "https://evil.example.org"}, {"Origin": "null"}])  # fmt: skip
+@pytestELSEWHERE = [
+    {"Host": "evil.example.org"},
+    {"Host": "127.0.0.1.example.org"},
+    {"Host": "10.0.0.1:8000"},
+    {"Origin": "https://evil.example.org"},
+    {"Origin": "null"},
+]
+
+
+.mark.parametrize("headers", ELSEWHERE)
 def test_a_service_without_keys_answers_no_page_from_elsewhere(headers: dict[str, str], tmp_path: Path):
     answer = ask(echo(SafetySettings()), "POST", "/echo", content=b"{}", headers={**JSON, **headers})
     assert (answer.status_code, answer.json()["error"]["code"]) == (403, "not_local")
     with_keys = SafetySettings(keys_file=tmp_path / "keys.yaml")
     assert ask(echo(with_keys), "POST", "/echo", content=b"{}", headers={**JSON, **headers}).status_code == 200
+
+
+.mark.parametrize(("client", "status"), [("127.0.0.1", 200), ("::1", 200), ("::ffff:127.0.0.1", 200), ("10.0.0.9", 403)])
+def test_a_service_without_keys_answers_no_other_machine(client: str, status: int):
+    answer = ask(echo(SafetySettings()), "POST", "/echo", client, content=b"{}", headers=JSON)
+    assert answer.status_code == status
 
 
 def test_the_log_names_caller_and_route_and_nothing_of_the_content(caplog: pytest.LogCaptureFixture):

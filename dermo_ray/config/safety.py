@@ -72,6 +72,8 @@ def is_loopback(host: str) -> bool:
     if name == "localhost":
         return True
     try:
-        return ipaddress.ip_address(name).is_loopback
+        address = ipaddress.ip_address(name)
+        mapped = address.ipv4_mapped if address.version == 6 else None  # a socket for both families names IPv4 so
+        return (mapped or address).is_loopback
     except ValueError:
         return False

@@ -28,7 +28,7 @@ async def read_json(request: Request, settings: SafetySettings) -> dict[str, Any
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         # a browser sends no JSON to another site unasked, so that pages elsewhere can't use a service without keys
-        raise Refused(415, "Send JSON, with the header `Content-Type: application/json`.", code="unsupported_media_type")
+        raise Refused(415, "Send JSON, with `Content-Type: application/json`.", code="unsupported_media_type")
     body = parse(await _read(request, settings))
     if not isinstance(body, dict):
         raise _malformed("The body must be a JSON object.")

@@ -1,7 +1,7 @@
 """Images as clients send them become pictures, or a refusal that says what is wrong with them.
 
-Invariant: nothing is decoded whose header announces more than the settings allow, and no format but JPEG, PNG and WebP is
-even tried, whatever a file calls itself; what is handed on was decoded to its last row.
+Invariant: nothing is decoded whose header announces more than the settings allow, and no format but JPEG, PNG and WebP
+is even tried, whatever a file calls itself; what is handed on was decoded to its last row.
 """
 
 import asyncio
@@ -121,7 +121,8 @@ def _header(data: bytes, param: str, settings: SafetySettings) -> Image.Image:
         message = f"The image has {short * long:,} pixels; {settings.max_pixels:,} are allowed in a request."
         raise refuse(message, "image_too_large")
     if short < settings.min_side:
-        raise refuse(f"The image is {short} pixels on its shorter side; it needs {settings.min_side}.", "image_too_small")
+        message = f"The image is {short} pixels on its shorter side; it needs {settings.min_side}."
+        raise refuse(message, "image_too_small")
     if long / short > settings.max_aspect_ratio:
         ratio = f"{settings.max_aspect_ratio:g}"
         raise refuse(f"The image is more than {ratio} times as long as it is wide.", "image_too_narrow")

@@ -84,9 +84,11 @@ class Keys:
         self._refresh(self.path)
         scheme, _, key = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
-            raise _unauthorized("This service asks for a key: send the header `Authorization: Bearer KEY`.", "no_api_key")
+            message = "This service asks for a key: send the header `Authorization: Bearer KEY`."
+            raise _unauthorized(message, "no_api_key")
         sent = _digest(key.strip())
-        found = [entry for entry in self._entries if hmac.compare_digest(entry.sha256, sent)]  # no early end: all are compared
+        # no early end: all are compared
+        found = [entry for entry in self._entries if hmac.compare_digest(entry.sha256, sent)]
         if not found:
             raise _unauthorized("The key is not known here.", "invalid_api_key")
         return Caller(found[0].name, found[0].role == "admin")
@@ -117,7 +119,8 @@ def read(path: Path) -> list[KeyEntry]:
     try:
         entries = _ENTRIES.validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise UserError(f"there is no key file {path}: make one with `python -m jobs.keys file={path} name=NAME`") from None
+        command = f"python -m jobs.keys file={path} name=NAME"
+        raise UserError(f"there is no key file {path}: make one with `{command}`") from None
     except OSError as error:
         raise UserError(f"can't read the key file {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError, ValidationError):  # their messages repeat what stands there

@@ -1,7 +1,7 @@
 """What surrounds every route: errors in OpenAI's shape, a deadline, and a check of who is asked.
 
 Invariants: no answer takes longer than the settings say, and one that is cut off says so where it still can. A service
-without keys answers to the names of this machine alone, so that no page elsewhere reaches it under a name of its own.
+without keys answers this machine alone, and only under its own names, so that no page from elsewhere reaches it either.
 """
 
 import asyncio
@@ -24,20 +24,17 @@ def protect(api: FastAPI, settings: SafetySettings) -> None:
 
 
 class LocalOnly:
-    """Refuses requests that name another host than this machine, or come from a page of another site."""
+    """Refuses requests that come from another machine, name another, or come from a page of another site."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 403."""
-        if scope["type"] == "http":
-            headers = Headers(scope=scope)
-            named = [headers.get("host", ""), headers.get("origin", "").partition("://")[2]]
-            if not all(is_loopback(_without_port(name)) for name in named if name) or headers.get("origin") == "null":
-                message = "A service without keys answers on this machine alone, under its own name: use 127.0.0.1."
-                await Refused(403, message, code="not_local").response()(scope, receive, send)
-                return
+        if scope["type"] == "http" and not _is_local(scope):
+            message = "A service without keys answers on this machine alone, under its own name: use 127.0.0.1."
+            await Refused(403, message, code="not_local").response()(scope, receive, send)
+            return
         await self._app(scope, receive, send)
 
 
@@ -75,6 +72,14 @@ class Deadline:
                 await send({"type": "http.response.body", "body": event.encode(), "more_body": False})
             else:
                 raise
+
+
+def _is_local(scope: Scope) -> bool:
+    headers = Headers(scope=scope)
+    origin = headers.get("origin", "")
+    client = (scope.get("client") or ("", 0))[0]
+    named = [_without_port(headers.get("host", "")), _without_port(origin.partition("://")[2]), client]
+    return origin != "null" and all(is_loopback(name) for name in named if name)
 
 
 def _without_port(host: str) -> str:
