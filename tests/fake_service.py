@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from functools import cache
 from io import BytesIO
 from typing import Any
 
@@ -187,7 +188,7 @@ def diagnosis(asked: DiagnoseRequest, model: str, cct: bool, picture: Image.Imag
         "system_fingerprint": f"{model}/v{version}",
         "modality": modality,
         "diagnosis": label,
-        "path": list(Taxonomy.load().path(label))[:-1],
+        "path": taxonomy().path(label),
         "confidence": posterior(trace)[0]["probability"] if trace else 0.91,
         "abstain": False,
         "posterior": posterior(trace) if trace else [{"label": label, "probability": 1.0}],
@@ -201,6 +202,11 @@ def diagnosis(asked: DiagnoseRequest, model: str, cct: bool, picture: Image.Imag
         "seconds": 3.42,
         "notice": NOTICE,
     }
+
+
+@cache
+def taxonomy() -> Taxonomy:
+    return Taxonomy.load()
 
 
 def votes(modality: Modality, with_images: bool, picture: Image.Image) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def opened(browser: Browser, service: str) -> Iterator[Open]:
 
 
 def choose(page: Page, file: dict[str, Any] = FILE) -> None:
-    page.get_by_label("Drop an image here").set_input_files(file)  # type: ignore[arg-type]
+    page.get_by_label("Image:").set_input_files(file)  # type: ignore[arg-type]
 
 
 def ask(page: Page, modality: str = "Dermoscopic", cct: bool = False) -> None:
@@ -190,7 +190,7 @@ def test_a_file_that_is_no_image_is_refused_on_the_spot(opened: Open, file: dict
     expect(page.locator("#file-error")).to_contain_text(message)
     page.get_by_role("button", name="Analyse the image").click()
     expect(page.locator("#file-error")).to_have_text("Choose an image first.")
-    expect(page.get_by_label("Drop an image here")).to_be_focused()
+    expect(page.get_by_label("Image:")).to_be_focused()
 
 
 def test_what_a_model_writes_is_shown_as_text(opened: Open):
@@ -243,7 +243,7 @@ def test_an_image_that_is_too_large_says_so(opened: Open, guarded: tuple[str, st
     page = opened(url)
     page.get_by_label("API key").fill(key)
     page.get_by_label("API key").press("Enter")
-    page.get_by_label("Drop an image here").set_input_files(
+    page.get_by_label("Image:").set_input_files(
         {"name": "large.png", "mimeType": "image/png", "buffer": encoded(noise(300, 300))}
     )
     expect(page.get_by_label("Model version")).to_be_enabled()
@@ -314,7 +314,7 @@ def test_the_keyboard_alone_is_enough(opened: Open):
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.id || document.activeElement.value || document.activeElement.textContent"))  # fmt: skip
     assert reached[:6] == ["Skip to the result", "file", "clinical", "model", "cct", "ask"]
-    page.get_by_label("Drop an image here").focus()
+    page.get_by_label("Image:").focus()
     page.keyboard.press("Tab")
     page.keyboard.press("ArrowDown")
     for _ in range(2):

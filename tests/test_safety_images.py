@@ -37,16 +37,16 @@ def refusal(url: str, settings: SafetySettings | None = None) -> Refused:
     return caught.value
 
 
-@pytest.mark.parametrize(
-    ("kind", "options"),
-    [("PNG", {}), ("JPEG", {"quality": 95}), ("JPEG", {"progressive": True}), ("WEBP", {"lossless": True})],
-)
-@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "CMYK", "1", "LA"])
-def test_a_still_picture_is_opened_in_rgb(kind: str, options: dict[str, Any], mode: str):
-    try:
-        data = encoded(noise().convert(mode), kind, **options)
-    except OSError:
-        pytest.skip(f"{kind} has no {mode}")
+KINDS = [
+    *(("PNG", mode) for mode in ("RGB", "RGBA", "L", "LA", "P", "1")),
+    *(("JPEG", mode) for mode in ("RGB", "L", "CMYK")),
+    *(("WEBP", mode) for mode in ("RGB", "RGBA")),
+]
+
+
+@pytest.mark.parametrize(("kind", "mode"), KINDS)
+def test_a_still_picture_is_opened_in_rgb(kind: str, mode: str):
+    data = encoded(noise().convert(mode), kind, progressive=True)
     image = opened(uri(data, f"image/{kind.lower()}"))
     assert (image.mode, image.size) == ("RGB", (64, 64))
 

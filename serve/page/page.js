@@ -155,6 +155,7 @@ const waiting = () => show.element("span", { className: "waiting" });
 
 async function ask() {
   if (!chosen) return complain("Choose an image first.");
+  if (at("model").disabled && !(await listModels())) return;
   stopper = new AbortController();
   enter("asking");
   at("status").textContent = "The model is looking at the image.";

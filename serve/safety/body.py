@@ -113,9 +113,6 @@ def _too_deep() -> Refused:
 
 
 def _too_large(settings: SafetySettings) -> Refused:
-    return Refused(
-        413,
-        f"The body is larger than {settings.max_body_mib:g} MiB. Send a smaller image.",
-        code="request_too_large",
-        headers={"Connection": "close"},
-    )
+    # the connection stays open: closed with a part of the body unread, it would take the answer with it
+    message = f"The body is larger than {settings.max_body_mib:g} MiB. Send a smaller image."
+    return Refused(413, message, code="request_too_large")
