@@ -20,6 +20,14 @@ from PIL import Image
 
 DIAGNOSE = "/v1/diagnose"
 CHAT = "/v1/chat/completions"
+CONTENT_TYPES = (
+    "", "text/plain", "text/html", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x",
+    "application/jsonp", "application/xml", "image/png", "*/*",
+)  # fmt: skip
+NO_PATHS = (
+    "/v1", "/v1/", "/v2/diagnose", "/v1/diagnose/../../etc/passwd", "/page/../__init__.py", "/page/%2e%2e/__init__.py",
+    "/page/index.html", "/.git/config", "/v1/diagnose%00",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,7 @@ def uri(data: bytes, kind: str = "image/png") -> str:
 GOOD = uri(encoded(noise()))
 
 
-def png(width: int, height: int, *, bits: int = 8, colour: int = 2, extra: bytes = b"", data: bytes = b"\0" * 64) -> bytes:
+def png(width: int, height: int, bits: int = 8, colour: int = 2, extra: bytes = b"", data: bytes = bytes(64)) -> bytes:
     """A PNG that announces what it is told to, whatever it holds."""
     header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
     chunks = chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
@@ -72,6 +80,7 @@ def bad_files() -> dict[str, bytes]:
     """Files that are no still picture of a size that is taken."""
     frames = [noise(seed=seed) for seed in range(3)]
     bomb = zlib.compress(bytes(100 * 2**20))
+    flat = zlib.compress(bytes(64))
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("image.png", encoded(noise()))
@@ -126,14 +135,15 @@ def bad_files() -> dict[str, bytes]:
         "an international text of 100 MiB": png(64, 64, extra=chunk(b"iTXt", b"c\0\x01\0\0\0" + bomb)),
         "a colour profile of 100 MiB": png(64, 64, extra=chunk(b"iCCP", b"profile\0\0" + bomb)),
         "pixels that are missing": png(64, 64),
-        "pixels that are no zlib stream": png(64, 64).replace(zlib.compress(b"\0" * 64), b"\1" * len(zlib.compress(b"\0" * 64))),
+        "pixels that are no zlib stream": png(64, 64).replace(flat, b"\1" * len(flat)),
         "a png without pixels": b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 64, 64, 8, 2, 0, 0, 0)),
         "an unknown colour type": png(64, 64, colour=5),
         "an unknown depth": png(64, 64, bits=3),
         "a jpeg of 2,000 scans": scans[:start] + scans[start:-2] * 200 + scans[-2:],
         "a jpeg without tables": b"\xff\xd8\xff\xda\0\x0c\x03\x01\0\x02\x11\x03\x11\0\x3f\0" + bytes(100) + b"\xff\xd9",
     }  # fmt: skip
-    wholes = {"png": encoded(noise()), "jpeg": encoded(noise(), "JPEG"), "webp": encoded(noise(), "WEBP", lossless=True)}
+    kinds: dict[str, dict[str, Any]] = {"png": {}, "jpeg": {}, "webp": {"lossless": True}}
+    wholes = {kind: encoded(noise(), kind.upper(), **options) for kind, options in kinds.items()}
     for kind, whole in wholes.items():
         for percent in (1, 5, 20, 40, 60, 80, 90):
             files[f"{kind} cut at {percent} %"] = whole[: len(whole) * percent // 100]
@@ -171,7 +181,8 @@ def bad_addresses() -> dict[str, Any]:
             "application/pdf", "video/mp4", "video/jpeg", "audio/wav", "image/heic", "image/png/x", "IMAGE/PNG",
         )},
         **{f"the address {url}": url for url in (
-            "http://example.org/x.png", "https://example.org/x.png", "http://127.0.0.1/x.png", "https://127.0.0.1:8000/",
+            "http://example.org/x.png", "https://example.org/x.png", "http://127.0.0.1/x.png",
+            "https://127.0.0.1:8000/",
             "https://localhost/x.png", "https://[::1]/x.png", "https://0.0.0.0/x.png", "https://0x7f.1/x.png",
             "https://2130706433/x.png", "https://169.254.169.254/latest/meta-data/", "https://[::ffff:10.0.0.1]/x.png",
             "https://user:password@example.org/x.png", "file:///etc/passwd", "ftp://example.org/x.png",
@@ -228,7 +239,8 @@ def bad_diagnoses() -> dict[str, dict[str, Any]]:
     wrong: dict[str, tuple[Any, ...]] = {
         "image": (...,),
         "modality": (..., None, 0, "", "xray", "Clinical", ["clinical"], {}, "clinical\0", "d" * 10_000),
-        "model": (0, "", "gpt-4o", "dermo@", "dermo@step_999999", "dermo@../../etc", "dermo+cct+cct", ["dermo"], {}, "m" * 10_000, "dermo\n", "＋cct"),
+        "model": (0, "", ["dermo"], {}, "gpt-4o", "dermo@", "dermo@step_999999", "dermo@../../etc",
+            "dermo+cct+cct", "m" * 10_000, "dermo\n", "＋cct"),
         "stream": ("perhaps", 2, [], {}),
         "max_tokens": (0, -1, 1.5, "many", [], 10**18, -(2**63)),
         "seed": (-1, 1.5, "one", [], {}),
@@ -295,7 +307,7 @@ def bad_messages() -> dict[str, Any]:
         "nine images": user(*[image] * 9),
         "images in nine messages": [message for _ in range(9) for message in user(image)],
         "the second image is bad": user(image, {"type": "image_url", "image_url": {"url": uri(b"GIF89a")}}),
-        "an image in an answer": [*user(text), {"role": "assistant", "content": [{"type": "image_url", "image_url": "file:///x"}]}],
+        "an image in an answer": [*user(text), {"role": "assistant", "content": [{**image, "image_url": "file:///x"}]}],
     }  # fmt: skip
 
 
@@ -340,12 +352,12 @@ def requests(model: str = "dermo") -> list[Malformed]:
     for path in (DIAGNOSE, CHAT):
         made += [Malformed(f"{path}, body: {name}", path, content) for name, content in raw_bodies().items()]
         good = changed(ask if path == DIAGNOSE else talk, {})
-        for kind in ("", "text/plain", "text/html", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/jsonp", "application/xml", "image/png", "*/*"):  # fmt: skip
+        for kind in CONTENT_TYPES:
             made.append(Malformed(f"{path}, content type: {kind}", path, good, {"Content-Type": kind}))
         made += [Malformed(f"{method} {path}", path, good, method=method) for method in ("PUT", "PATCH", "DELETE")]
     made += [Malformed(f"diagnose, {name}", DIAGNOSE, changed(ask, change)) for name, change in bad_diagnoses().items()]
     made += [Malformed(f"chat, {name}", CHAT, changed(talk, change)) for name, change in bad_chats().items()]
-    for path in ("/v1", "/v1/", "/v2/diagnose", "/v1/diagnose/../../etc/passwd", "/page/../__init__.py", "/page/%2e%2e/__init__.py", "/page/index.html", "/.git/config", "/v1/diagnose%00"):  # fmt: skip
+    for path in NO_PATHS:
         made.append(Malformed(f"GET {path}", path, b"", method="GET"))
     return made
 

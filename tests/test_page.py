@@ -21,6 +21,7 @@ pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason="Chromium is not i
 
 FILE = {"name": "lesion.png", "mimeType": "image/png", "buffer": encoded(noise())}
 PHONE = {"width": 360, "height": 740}
+FOCUSED = "(({ id, value, textContent }) => id || value || textContent)(document.activeElement)"
 
 
 @pytest.fixture(scope="module")
@@ -312,7 +313,7 @@ def test_the_keyboard_alone_is_enough(opened: Open):
     reached = []
     for _ in range(8):
         page.keyboard.press("Tab")
-        reached.append(page.evaluate("document.activeElement.id || document.activeElement.value || document.activeElement.textContent"))  # fmt: skip
+        reached.append(page.evaluate(FOCUSED))
     assert reached[:6] == ["Skip to the result", "file", "clinical", "model", "cct", "ask"]
     page.get_by_label("Image:").focus()
     page.keyboard.press("Tab")
@@ -339,7 +340,8 @@ def test_every_control_has_a_name_and_the_page_a_language_and_landmarks(opened: 
     assert page.evaluate("document.documentElement.lang") == "en"
     for role in ("banner", "main", "form"):
         expect(page.get_by_role(role)).to_have_count(1)
-    levels = page.evaluate("[...document.querySelectorAll('h1,h2,h3,h4')].filter((h) => h.checkVisibility()).map((h) => +h.tagName[1])")  # fmt: skip
+    headings = page.locator("h1, h2, h3, h4").filter(visible=True).all()
+    levels = [int(heading.evaluate("(heading) => heading.tagName")[1]) for heading in headings]
     assert levels[0] == 1
     assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
     assert page.evaluate("[...document.images].every((image) => image.hasAttribute('alt'))")
@@ -361,7 +363,8 @@ CONTRAST = """() => {
     element.checkVisibility() && !element.closest(".unseen, .skip, svg, select, :disabled")
     && [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim()));
   return texts.map((element) => {
-    const [a, b] = [numbers(getComputedStyle(element).color).slice(0, 3), behind(element)].map(light).sort((x, y) => y - x);
+    const colours = [numbers(getComputedStyle(element).color).slice(0, 3), behind(element)];
+    const [a, b] = colours.map(light).sort((x, y) => y - x);
     return [(a + 0.05) / (b + 0.05), element.textContent.slice(0, 40)];
   }).filter(([ratio]) => ratio < 4.5);
 }"""

@@ -109,7 +109,8 @@ def test_json_may_say_its_encoding(kind: str):
 
 def test_deep_and_wide_json_within_the_limits_is_read():
     deep = b"[" * 60 + b"1" + b"]" * 60
-    assert parse(b'{"a": ' + deep + b', "b": [0, -9223372036854775808, 1.5, true, null, "\\u00e9\\ud83d\\ude00"]}')["b"][-1] == "é😀"
+    wide = parse(b'{"a": ' + deep + b', "b": [0, -9223372036854775808, 1.5, true, null, "\\u00e9\\ud83d\\ude00"]}')
+    assert wide["b"] == [0, -(2**63), 1.5, True, None, "é😀"]
 
 
 def test_an_answer_that_does_not_begin_in_time_is_a_timeout():
@@ -140,14 +141,14 @@ def test_a_failure_says_nothing_of_its_inside():
         ("GET", "/typed?number=private-words", 400, "invalid_value"),
     ],
 )
-def test_every_error_has_openais_shape_and_does_not_repeat_what_was_sent(method: str, path: str, status: int, code: str):
+def test_every_error_has_openais_shape_and_repeats_nothing_sent(method: str, path: str, status: int, code: str):
     answer = ask(echo(SMALL), method, path)
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["type"]) == (status, code, "invalid_request_error")
     assert "private-words" not in answer.text
 
 
-@pytestLOCALLY = [
+LOCALLY = [
     {"Host": "127.0.0.1:8000"},
     {"Host": "localhost"},
     {"Host": "[::1]:8000"},
@@ -155,12 +156,12 @@ def test_every_error_has_openais_shape_and_does_not_repeat_what_was_sent(method:
 ]
 
 
-.mark.parametrize("headers", LOCALLY)
+@pytest.mark.parametrize("headers", LOCALLY)
 def test_a_service_without_keys_answers_this_machine(headers: dict[str, str]):
     assert ask(echo(SafetySettings()), "POST", "/echo", content=b"{}", headers={**JSON, **headers}).status_code == 200
 
 
-@pytestELSEWHERE = [
+ELSEWHERE = [
     {"Host": "evil.example.org"},
     {"Host": "127.0.0.1.example.org"},
     {"Host": "10.0.0.1:8000"},
@@ -169,7 +170,7 @@ def test_a_service_without_keys_answers_this_machine(headers: dict[str, str]):
 ]
 
 
-.mark.parametrize("headers", ELSEWHERE)
+@pytest.mark.parametrize("headers", ELSEWHERE)
 def test_a_service_without_keys_answers_no_page_from_elsewhere(headers: dict[str, str], tmp_path: Path):
     answer = ask(echo(SafetySettings()), "POST", "/echo", content=b"{}", headers={**JSON, **headers})
     assert (answer.status_code, answer.json()["error"]["code"]) == (403, "not_local")
@@ -177,7 +178,10 @@ def test_a_service_without_keys_answers_no_page_from_elsewhere(headers: dict[str
     assert ask(echo(with_keys), "POST", "/echo", content=b"{}", headers={**JSON, **headers}).status_code == 200
 
 
-.mark.parametrize(("client", "status"), [("127.0.0.1", 200), ("::1", 200), ("::ffff:127.0.0.1", 200), ("10.0.0.9", 403)])
+CLIENTS = [("127.0.0.1", 200), ("::1", 200), ("::ffff:127.0.0.1", 200), ("10.0.0.9", 403), ("2001:db8::1", 403)]
+
+
+@pytest.mark.parametrize(("client", "status"), CLIENTS)
 def test_a_service_without_keys_answers_no_other_machine(client: str, status: int):
     answer = ask(echo(SafetySettings()), "POST", "/echo", client, content=b"{}", headers=JSON)
     assert answer.status_code == status
@@ -211,7 +215,7 @@ def test_openais_client_understands_every_refusal(tmp_path: Path):
 
     async def run() -> None:
         hello: Any = [{"role": "user", "content": "hello"}]
-        gif: Any = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/gif;base64,R0"}}]}]
+        gif: Any = [{"role": "user", "content": [{"type": "image_url", "image_url": "data:image/gif;base64,R0"}]}]
         large: Any = [{"role": "user", "content": "x" * 200_000}]
         with pytest.raises(openai.AuthenticationError) as unknown:
             await client(api, "wrong").models.list()
