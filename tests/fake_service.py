@@ -63,7 +63,7 @@ VOTES = {
     "dermoscopic": ["Melanoma"] * 4 + ["Melanocytic Nevus", "Melanoma", None, "Seborrheic Keratosis"],
     "clinical": ["Psoriasis"] * 5 + ["Nummular Dermatitis", "Psoriasis", "Tinea Corporis"],
 }
-CONFIDENCES = (0.91, 0.84, 0.88, 0.79, 0.55, 0.82, 0.0, 0.47)
+CONFIDENCES = (0.91, 0.84, 0.88, 0.79, 0.55, 0.82, 0.6, 0.47)
 
 
 class DiagnoseRequest(BaseModel):
@@ -144,9 +144,7 @@ def validated(model: type[BaseModel], body: dict[str, Any]) -> Any:
 
 
 def body_of(model: type[BaseModel]) -> dict[str, Any]:
-    return {
-        "requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}
-    }
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}
 
 
 def known(name: str) -> tuple[str, bool]:

@@ -240,7 +240,7 @@ def bad_diagnoses() -> dict[str, dict[str, Any]]:
         "image": (...,),
         "modality": (..., None, 0, "", "xray", "Clinical", ["clinical"], {}, "clinical\0", "d" * 10_000),
         "model": (0, "", ["dermo"], {}, "gpt-4o", "dermo@", "dermo@step_999999", "dermo@../../etc",
-            "dermo+cct+cct", "m" * 10_000, "dermo\n", "＋cct"),
+            "dermo+cct+cct", "m" * 10_000, "dermo\n", "dermo+CCT"),
         "stream": ("perhaps", 2, [], {}),
         "max_tokens": (0, -1, 1.5, "many", [], 10**18, -(2**63)),
         "seed": (-1, 1.5, "one", [], {}),

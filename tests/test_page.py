@@ -2,14 +2,15 @@
 
 import re
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_service import CONFIDENCES, REASONING, VOTES, fake_service, running
 from malformed import encoded, noise
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 from PIL import Image
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from dermo_ray.config.safety import SafetySettings
 from dermo_ray.morphology import DERM7PT_FIELDS
@@ -290,6 +291,7 @@ def test_a_service_that_is_gone_is_named_as_such(opened: Open):
     page.route("**/v1/**", lambda route: route.abort("connectionrefused"))
     ask(page)
     expect(page.get_by_role("alert").filter(has_text="can't be reached")).to_be_visible()
+    expect(page.get_by_role("region", name="Reasoning")).to_be_hidden()
 
 
 def test_an_answer_under_way_can_be_stopped(browser: Browser):
@@ -343,7 +345,7 @@ def test_every_control_has_a_name_and_the_page_a_language_and_landmarks(opened: 
     headings = page.locator("h1, h2, h3, h4").filter(visible=True).all()
     levels = [int(heading.evaluate("(heading) => heading.tagName")[1]) for heading in headings]
     assert levels[0] == 1
-    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after - before <= 1 for before, after in pairwise(levels))
     assert page.evaluate("[...document.images].every((image) => image.hasAttribute('alt'))")
 
 

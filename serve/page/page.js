@@ -9,6 +9,8 @@ const TYPES = ["image/jpeg", "image/png", "image/webp"];
 
 let chosen = null; // the file
 let stopper = null; // aborts the request under way
+let written = ""; // of the completion that is shown
+let cast = []; // the votes so far
 
 // --- the image -------------------------------------------------------------------------------------------------------
 
@@ -157,6 +159,8 @@ async function ask() {
   if (!chosen) return complain("Choose an image first.");
   if (at("model").disabled && !(await listModels())) return;
   stopper = new AbortController();
+  written = "";
+  cast = [];
   enter("asking");
   at("status").textContent = "The model is looking at the image.";
   if (matchMedia("(max-width: 56rem)").matches) at("results").scrollIntoView();
@@ -173,19 +177,17 @@ async function ask() {
     for await (const { event, data } of diagnose(request, key(), stopper.signal)) react[event]?.(data);
   } catch (error) {
     enter("failed");
+    const nothing = written === "";
+    at("parts").hidden = nothing;
+    at("empty").hidden = !nothing;
     const stopped = error.name === "AbortError";
     at("status").textContent = stopped ? "Stopped." : "";
     if (!stopped) fail(error, ask);
   }
 }
 
-let written = "";
-let cast = [];
-
 const react = {
   start(data) {
-    written = "";
-    cast = [];
     if (data.planned > 1) {
       Object.assign(at("progress"), { max: data.planned, value: 0, hidden: false });
       at("votes-card").hidden = false;

@@ -68,12 +68,13 @@ export function diagnosis(result) {
       element("p", { className: "abstain" }, "The model abstains: no answer leads clearly enough to be relied on."),
     );
   }
-  if (result.posterior.length) parts.push(posterior(result));
+  if (result.diagnosis !== null) parts.push(posterior(result));
   return parts;
 }
 
 function posterior(result) {
-  const rows = result.posterior.map(({ label, probability }) => {
+  const single = [{ label: result.diagnosis, probability: result.confidence }];
+  const rows = (result.cct ? result.posterior : single).map(({ label, probability }) => {
     const name = element("th", { scope: "row" }, label);
     const leads = label === result.diagnosis;
     return element(
@@ -87,11 +88,25 @@ function posterior(result) {
   const body = element("tbody", {}, ...rows);
   const caption = result.cct
     ? "Posterior over the answers of all views"
-    : `One answer. Probability of its own words: ${percent(result.confidence)}`;
+    : "One answer; the probability is that of its own words";
   return element("table", { className: "posterior" }, element("caption", {}, caption), body);
 }
 
-const words = (name) => name.replaceAll("_", " ").replace(/^identity$/, "untouched");
+// The views of an image in plain words; one that is not listed keeps its name.
+const VIEWS = {
+  identity: "untouched",
+  flip_horizontal: "flipped sideways",
+  flip_vertical: "flipped upside down",
+  quarter_turn_left: "turned left",
+  quarter_turn_right: "turned right",
+  half_turn: "turned half round",
+  light_crop: "cropped a little",
+  large_crop: "cropped a lot",
+  colour_constancy: "under neutral light",
+  hue_shift: "in a shifted hue",
+};
+
+const words = (name) => VIEWS[name] ?? name.replaceAll("_", " ");
 
 // `views` as in a result, or names alone while votes still come in; votes without a weight are not weighed yet.
 export function votes(views, cast) {
@@ -100,7 +115,7 @@ export function votes(views, cast) {
     const items = cast
       .filter((vote) => vote.view === name)
       .map((vote) => {
-        const weighed = vote.weight === undefined ? null : vote.weight;
+        const weighed = vote.answer === null ? null : (vote.weight ?? null);
         const sure = vote.confidence === null ? null : `${percent(vote.confidence)} sure`;
         const counts = weighed === null ? null : `counts ${percent(weighed)}`;
         return element(

@@ -12,6 +12,7 @@ export class Problem extends Error {
 const KINDS = { 401: "key", 403: "refused", 408: "again", 413: "too_large", 429: "wait", 503: "wait", 504: "again" };
 
 const MESSAGES = {
+  no_api_key: "This service asks for a key: enter it in the form.",
   too_large: "The image is too large for this service. Send a smaller file, or a lower resolution.",
   unreachable: "The service can't be reached. Is it running, and are you online?",
   broken: "The answer broke off. The service may have been restarted.",
@@ -38,6 +39,7 @@ async function refusal(response) {
   if (!message) {
     const body = await response.json().catch(() => ({})); // a proxy in between may answer with a page of its own
     message = body.error?.message ?? `The service answered with status ${response.status}.`;
+    if (body.error?.code === "no_api_key") message = MESSAGES.no_api_key;
   }
   return new Problem(kind, message, Number.isNaN(retryAfter) ? null : retryAfter);
 }

@@ -3,8 +3,7 @@
 Invariant: an answer to a bad request never holds what was in it, beyond names of fields.
 """
 
-import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -12,8 +11,6 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-
-_LOGGER = logging.getLogger("ray.serve")
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _SHOWN_ERRORS = 5
@@ -82,7 +79,7 @@ async def _on_misfit(request: Request, error: Exception) -> JSONResponse:
     return misfit(error.errors()).response()
 
 
-def misfit(errors: list[Any]) -> Refused:
+def misfit(errors: Sequence[Any]) -> Refused:
     """The refusal for pydantic's list of `errors`: which fields, and why, without what stood there."""
     places = [".".join(str(part)[:_MAX_NAME] for part in error["loc"] if part != "body") for error in errors]
     # only pydantic's own words: those of a value error may repeat the value

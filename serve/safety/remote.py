@@ -93,7 +93,7 @@ class RemoteImages:
                     content, moved = await self._get(target)
                     if moved is None:
                         return content
-                    target = self._allowed(moved)
+                    target = self._allowed(moved, target)
             raise _failed("it is redirected too often")
         except Refused as refused:
             refused.param = param
@@ -107,13 +107,17 @@ class RemoteImages:
         """Close the connections."""
         await self._pool.aclose()
 
-    def _allowed(self, url: str) -> httpx.URL:
-        """The address, if its scheme, host and port are allowed; what is checked here is what is connected to."""
+    def _allowed(self, url: str, base: httpx.URL | None = None) -> httpx.URL:
+        """The address, perhaps relative to `base`, if its scheme, host and port are allowed.
+
+        What is checked here is what is connected to: it is not parsed again.
+        """
         hosts = self._settings.allowed_hosts
         if not hosts:
             raise _forbidden("Send images as data URIs: nothing is fetched here.")
         try:
-            target = httpx.URL(url if len(url) <= _MAX_URL else "")
+            address = url if len(url) <= _MAX_URL else ""
+            target = httpx.URL(address) if base is None else base.join(address)
         except (httpx.InvalidURL, ValueError):
             raise _forbidden("The address is malformed.") from None
         if target.scheme != "https" or target.userinfo:
@@ -135,11 +139,7 @@ class RemoteImages:
         ) as response:
             if response.status in _REDIRECTS:
                 headers = {name.lower(): value for name, value in response.headers}
-                moved = headers.get(b"location", b"").decode("latin-1")
-                try:
-                    return b"", str(target.join(moved))
-                except (httpx.InvalidURL, ValueError):
-                    raise _failed("it is redirected to no address") from None
+                return b"", headers.get(b"location", b"").decode("latin-1")
             if response.status != 200:
                 raise _failed(f"its host answers with status {response.status}")
             content = bytearray()
