@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import learner_cases
 import pytest
 import ray
 import torch
@@ -215,13 +216,8 @@ def test_the_gradient_does_not_depend_on_the_number_of_ranks(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    class DescendingRank(LearnerRank):
-        def start(self, address: str, port: int, learner: Path | None) -> None:
-            torch.optim.AdamW = plain_descent  # type: ignore[assignment, misc]  # in this actor's process alone
-            super().start(address, port, learner)
-
-    ray.cloudpickle.register_pickle_by_value(__import__("learner_cases"))
-    monkeypatch.setattr(learners, "LearnerRank", DescendingRank)
+    ray.cloudpickle.register_pickle_by_value(learner_cases)
+    monkeypatch.setattr(learners, "LearnerRank", learner_cases.DescendingRank)
     metrics, before, after = whole
     sharding = {"zero_stage": stage, "micro_batch_tokens": 250}  # one rank has fewer passes to make than the other
     pool = LearnerPool(settings(tiny_model, data, learning_rate=1.0, workers=ranks, sharding=sharding))
