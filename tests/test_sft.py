@@ -205,7 +205,7 @@ def test_without_prepared_data_nothing_starts(settings, tmp_path):
 def test_only_the_assistant_and_its_end_of_turn_are_trained_on(data, tiny_model):
     conversations = Conversations(data, "train")
     processor = load_processor(tiny_model)
-    chosen = [conversations[index] for index in range(7)]
+    chosen = [conversations[index] for index in range(len(conversations) - 7, len(conversations))]
     lessons = encode(processor, chosen, token_budget=300, max_length=512, formats=FORMATS)
     assert len(lessons) > 1
     assert all(lesson.batch.input_ids.numel() <= 300 for lesson in lessons)
@@ -214,7 +214,7 @@ def test_only_the_assistant_and_its_end_of_turn_are_trained_on(data, tiny_model)
         for ids, trained in zip(batch.input_ids, batch.trained, strict=True):
             assert ids[trained][-1] == processor.tokenizer.eos_token_id
             said.append(processor.tokenizer.decode(ids[trained][:-1]))
-    assert sorted(said) == sorted(conversations[index].turns[1]["value"] for index in range(7))
+    assert sorted(said) == sorted(conversation.turns[1]["value"] for conversation in chosen)
     assert not lessons[0].untrained.batch.trained.any()
 
 
