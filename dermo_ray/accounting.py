@@ -57,7 +57,7 @@ class Level:
         return mean
 
 
-class Ledger:
+class Accounts:
     """The accounts of a run's pools and the levels of its queues, by one clock that counts seconds."""
 
     def __init__(self, waits: dict[str, str], queues: tuple[str, ...], clock: Callable[[], float] = time.monotonic):

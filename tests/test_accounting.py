@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from dermo_ray.accounting import Account, Ledger, Level
+from dermo_ray.accounting import Account, Accounts, Level
 
 
 class Hands:
@@ -50,24 +50,24 @@ def test_a_level_is_weighed_by_how_long_it_stood() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_the_shares_of_every_pool_add_up_however_they_change(seed: int) -> None:
     draw, hands = random.Random(seed), Hands()
-    ledger = Ledger({"rollout": "staleness", "learner": "rollout"}, ("ready",), hands)
+    accounts = Accounts({"rollout": "staleness", "learner": "rollout"}, ("ready",), hands)
     for _ in range(4):
         for _ in range(draw.randrange(1, 30)):
             hands.now += draw.expovariate(1.0)
             pool = draw.choice(["rollout", "learner"])
-            ledger.pool(pool, draw.choice([None, 0.0, 0.5, 1.0]), draw.choice([None, "weights", "rollout"]))
-        metrics = ledger.close()
+            accounts.pool(pool, draw.choice([None, 0.0, 0.5, 1.0]), draw.choice([None, "weights", "rollout"]))
+        metrics = accounts.close()
         for pool in ("rollout", "learner"):
             shares = [value for name, value in metrics.items() if name.startswith(f"share/{pool}/")]
             assert sum(shares) == pytest.approx(1.0)
             assert min(shares) >= 0
 
 
-def test_a_ledger_gives_shares_of_wall_time_and_mean_lengths() -> None:
+def test_accounts_give_shares_of_wall_time_and_mean_lengths() -> None:
     hands = Hands()
-    ledger = Ledger({"learner": "rollout"}, ("ready",), hands)
+    accounts = Accounts({"learner": "rollout"}, ("ready",), hands)
     hands.now += 3
-    ledger.pool("learner", busy=1.0)
-    ledger.queue("ready", 8)
+    accounts.pool("learner", busy=1.0)
+    accounts.queue("ready", 8)
     hands.now += 1
-    assert ledger.close() == {"queue/ready": 2.0, "share/learner/busy": 0.25, "share/learner/rollout": 0.75}
+    assert accounts.close() == {"queue/ready": 2.0, "share/learner/busy": 0.25, "share/learner/rollout": 0.75}
