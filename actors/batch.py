@@ -5,11 +5,11 @@ divergence go into the advantages alone.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean, pstdev
 from typing import Any
 
-from actors.messages import ScoredGroup, TrainingGroup
+from actors.messages import CompletionName, ScoredGroup, TrainingGroup
 from dermo_ray.algorithms import advantages, overlong_penalty
 from dermo_ray.config.algorithm import AlgorithmSettings
 from dermo_ray.rollouts import ScoredCompletion
@@ -96,10 +96,21 @@ def watched(scored: ScoredGroup) -> Watched:
     return Watched(scored.rewards, [len(completion.token_ids) for completion in scored.group.completions])
 
 
-def completion_rows(training: TrainingGroup, step: int) -> list[ScoredCompletion]:
-    """The rows of a group that was trained on in the run's record of rollouts."""
+def completion_rows(
+    training: TrainingGroup, step: int, logprobs: Mapping[CompletionName, Sequence[float]]
+) -> list[ScoredCompletion]:
+    """The rows of a group that was trained on in the run's record of rollouts; `logprobs` are the learner's."""
+    index = training.scored.group.prompt.index
     return [
-        scored_completion(training.scored, sample, "mavic", step=step, advantage=advantage, greedy=False)
+        scored_completion(
+            training.scored,
+            sample,
+            "mavic",
+            step=step,
+            advantage=advantage,
+            learner_logprobs=logprobs.get((index, sample)),
+            greedy=False,
+        )
         for sample, advantage in enumerate(training.advantages)
     ]
 
@@ -126,6 +137,9 @@ def scored_completion(scored: ScoredGroup, sample: int, policy: str, **more: Any
         tokens=len(completion.token_ids),
         finish_reason=completion.finish_reason,
         logprob=fmean(completion.logprobs) if completion.logprobs else 0.0,
+        token_ids=completion.token_ids,
+        token_logprobs=completion.logprobs,
+        token_versions=[group.version] * len(completion.token_ids),
         reward=reward.total,
         terms=reward.terms,
         weights=reward.weights,

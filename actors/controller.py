@@ -30,13 +30,12 @@ from actors.pool import Pool, PoolError
 from dermo_ray import checkpoints, rollouts
 from dermo_ray.config.mavic import MavicConfig
 from dermo_ray.data.prompts import PromptOrder
-from dermo_ray.run_directory import CHECKPOINTS
+from dermo_ray.rollouts import ScoredCompletion
+from dermo_ray.run_directory import CHECKPOINTS, ROLLOUTS
 from rewards.watch import Watch
 
-ROLLOUTS = "rollouts"
-
-Report = Callable[[int, dict[str, float], str | None], None]
-"""Takes the number of an update that was made, its metrics, and an alarm where there is cause for one."""
+Report = Callable[[int, dict[str, float], str | None, Sequence[ScoredCompletion]], None]
+"""Takes the number of an update that was made, its metrics, an alarm where there is cause for one, and the rows."""
 
 
 @dataclass
@@ -174,7 +173,8 @@ class RunController:
         clock.lap("seconds/update")
         await self._publish()
         clock.lap("seconds/publish")
-        rows = [row for group in training for row in completion_rows(group, version)]
+        logprobs = await self._learner.trained_logprobs()
+        rows = [row for group in training for row in completion_rows(group, version, logprobs)]
         trained = len(rows)
         rows += [row for group in dropped for row in dropped_rows(group, version)]
         await asyncio.to_thread(rollouts.write, rows, rollouts.step_file(config.run / ROLLOUTS, version))
@@ -184,7 +184,7 @@ class RunController:
         metrics |= clock.laps
         metrics["tokens_per_second"] = metrics["tokens"] / sum(clock.laps.values())
         metrics["samples_per_second"] = trained / sum(clock.laps.values())
-        self._report(self._progress.version, metrics, self._watch.alarm())
+        self._report(self._progress.version, metrics, self._watch.alarm(), rows)
 
     async def _batch(self) -> tuple[list[ScoredGroup], list[ScoredGroup]]:
         """The groups of the next update, those admitted first, however long the last takes; and those dropped for them.

@@ -19,7 +19,7 @@ from torch import Tensor
 from actors.adapters import Adapter, publish
 from actors.deepspeed_engine import ShardedTrainer, join_ranks
 from actors.environment import threads
-from actors.messages import ScoredGroup, TrainingGroup
+from actors.messages import CompletionName, ScoredGroup, TrainingGroup
 from dermo_ray.algorithms import aggregate, kl_divergence, loss_units, objective
 from dermo_ray.config.mavic import MavicConfig
 from dermo_ray.models.batches import TokenSequence, VLMBatch, collate, encode_images, untrained
@@ -36,8 +36,8 @@ class Piece:
     """[B]."""
     rollout_logprobs: Tensor
     """[B, L], as the engine reported them, 0 where no token is trained."""
-    completions: list[tuple[int, int]]
-    """[B]: the index of each row's prompt, and which of its completions the row is."""
+    completions: list[CompletionName]
+    """[B]: which completion each row is."""
 
 
 class LearnerRank:
@@ -46,6 +46,7 @@ class LearnerRank:
     def __init__(self, config: MavicConfig, rank: int) -> None:
         self._config = config
         self._rank = rank
+        self._logprobs: dict[CompletionName, list[float]] = {}
         torch.set_num_threads(threads(config.learner))
 
     def endpoint(self) -> tuple[str, int]:
@@ -73,6 +74,7 @@ class LearnerRank:
 
     def update(self, groups: Sequence[TrainingGroup], step: int) -> dict[str, float]:
         """One update from the whole batch; every rank is given all of it and takes its own share. Returns metrics."""
+        self._logprobs = {}
         pieces = self._pieces(groups)
         aggregation = self._config.algorithm.aggregation
         units = sum(loss_units(piece.batch.trained, aggregation) for piece in pieces)
@@ -98,6 +100,10 @@ class LearnerRank:
             raise RuntimeError(f"update {step}: loss {loss} and gradient norm {norm} must be finite")
         metrics = {name: value / tokens for name, value in totals.items()}
         return {"loss": loss, "grad_norm": norm, "learning_rate": rate, "trained_tokens": tokens, **metrics}
+
+    def trained_logprobs(self) -> dict[CompletionName, list[float]]:
+        """Log-probabilities, in nats, of the tokens in this rank's share of the last update, by the policy before it."""
+        return self._logprobs
 
     def divergences(self, groups: Sequence[ScoredGroup]) -> list[float]:
         """How far each completion takes the policy from itself without its adapter: estimates summed over its tokens.
@@ -138,10 +144,16 @@ class LearnerRank:
         settings = self._config.algorithm
         mask = piece.batch.trained
         logprobs = self._spread(self._trainer.engine(piece.batch), mask)
+        self._keep(piece, logprobs.detach())
         reference = self._reference(piece) if settings.kl_in_loss else None
         losses, metrics = objective(logprobs, piece.rollout_logprobs, piece.advantages, mask, settings, reference)
         max_tokens = self._config.rollout.max_tokens
         return aggregate(losses, mask, settings.aggregation, denominator=units, max_tokens=max_tokens), metrics
+
+    def _keep(self, piece: Piece, logprobs: Tensor) -> None:
+        """Note the log-probabilities [B, L] of trained tokens, for the run's record."""
+        rows = zip(piece.completions, logprobs.float().cpu(), piece.batch.trained.cpu(), strict=True)
+        self._logprobs |= {name: values[trained].tolist() for name, values, trained in rows if trained.any()}
 
     def _reference(self, piece: Piece) -> Tensor:
         """Log-probabilities [B, L] by the policy without its adapter."""

@@ -13,7 +13,7 @@ from ray.actor import ActorHandle
 
 from actors.adapters import Adapter
 from actors.environment import worker_environment
-from actors.messages import ScoredGroup, TrainingGroup
+from actors.messages import CompletionName, ScoredGroup, TrainingGroup
 from actors.pool import PoolError
 from dermo_ray.config.mavic import MavicConfig
 
@@ -46,6 +46,11 @@ class LearnerPool:
         shared = ray.put(list(batch))  # sent once, however many ranks read it
         metrics: dict[str, float] = (await self._all("update", shared, step))[0]
         return metrics
+
+    async def trained_logprobs(self) -> dict[CompletionName, list[float]]:
+        """Log-probabilities, in nats, of every token of the last update, by the policy before it."""
+        shares: list[dict[CompletionName, list[float]]] = await self._all("trained_logprobs")
+        return {name: logprobs for share in shares for name, logprobs in share.items()}
 
     async def divergences(self, batch: Sequence[ScoredGroup]) -> list[float]:
         """How far each completion of `batch` takes the policy from itself without its adapter, in nats."""

@@ -80,6 +80,10 @@ class TrainingGroup:
     advantages: list[float]
 
 
+CompletionName = tuple[int, int]
+"""What a completion goes by within a batch: the index of its prompt, and which of the group's it is."""
+
+
 def sampling_seed(seed: int, prompt_index: int) -> int:
     """A seed for each prompt of a run, the same whichever worker samples it and whenever."""
     digest = hashlib.blake2b(f"{seed}:{prompt_index}".encode(), digest_size=4).digest()

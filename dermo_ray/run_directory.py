@@ -16,6 +16,9 @@ from dermo_ray.errors import UserError
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
+ROLLOUTS = "rollouts"
+TOKENIZER = "tokenizer.json"
+"""The policy's tokenizer, in the format of the `tokenizers` library: what the token ids of the rollouts mean."""
 
 
 @contextmanager

@@ -9,7 +9,8 @@ import asyncio
 
 from dermo_ray.config.mavic import MavicConfig
 from dermo_ray.data.prompts import PromptOrder, read_prompts
-from dermo_ray.run_directory import claimed
+from dermo_ray.run_directory import TOKENIZER, claimed
+from dermo_ray.staging import staged_file
 from jobs.cluster import ray_session
 from jobs.command import main
 from jobs.resources import require
@@ -31,7 +32,9 @@ def run(config: MavicConfig) -> None:
         from actors.mavic import train
         from dermo_ray.models.chat import load_processor
 
-        load_processor(config.model.path)  # names what is missing before anything starts
+        processor = load_processor(config.model.path)  # names what is missing before anything starts
+        with staged_file(config.run / TOKENIZER) as aside:
+            processor.tokenizer.backend_tokenizer.save(str(aside))
         asyncio.run(train(config, PromptOrder(prompts, config.seed), checkpoint))
 
 

@@ -90,6 +90,13 @@ class FakeLearners:
         self.staleness += [step - training.scored.group.version for training in batch]
         return {"rollout_logprob_diff": self.gap, "loss": 0.0}
 
+    async def trained_logprobs(self) -> dict[tuple[int, int], list[float]]:
+        return {
+            (training.scored.group.prompt.index, sample): [-0.25] * len(completion.token_ids)
+            for training in self.batches[-1]
+            for sample, completion in enumerate(training.scored.group.completions)
+        }
+
     async def divergences(self, batch: list[ScoredGroup]) -> list[float]:
         return [float(number) for number, _ in enumerate(r for scored in batch for r in scored.rewards)]
 
@@ -141,7 +148,7 @@ def conduct(
             scoring,
             learning,
             progress or Progress(),
-            lambda version, metrics, _: reports.append((version, metrics)),
+            lambda version, metrics, alarm, rows: reports.append((version, metrics)),
         )
         await asyncio.wait_for(controller.run(), timeout=30)
 
