@@ -139,7 +139,7 @@ def scored_completion(scored: ScoredGroup, sample: int, policy: str, **more: Any
         logprob=fmean(completion.logprobs) if completion.logprobs else 0.0,
         token_ids=completion.token_ids,
         token_logprobs=completion.logprobs,
-        token_versions=[group.version] * len(completion.token_ids),
+        token_versions=completion.versions or [group.version] * len(completion.token_ids),
         reward=reward.total,
         terms=reward.terms,
         weights=reward.weights,

@@ -1,17 +1,22 @@
-"""The one place that touches vLLM's engine: an `AsyncLLM` whose adapters go by policy version.
+"""The one place that touches vLLM's engine: an `AsyncLLM` whose weights go by policy version.
 
 Invariants: every sampling field is sent, so that no default of a model folder slips in; log-probabilities are those of
 the distribution that was sampled from; a request keeps the adapter that it began with, and an adapter is unloaded only
-when no request uses it.
+when no request uses it. Where the whole model is replaced, requests are held in place meanwhile and go on with the new
+weights, their keys and values computed anew; each token knows its version. An engine whose weights could not be replaced
+never answers again.
 """
 
 import itertools
 import os
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from PIL import Image
 from vllm import AsyncEngineArgs, SamplingParams
+from vllm.config import WeightTransferConfig
+from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
 from vllm.inputs import TokensPrompt
 from vllm.logprobs import FlatLogprobs
 from vllm.lora.request import LoRARequest
@@ -19,7 +24,7 @@ from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from actors.adapters import Adapter, checksum
+from actors.adapters import Adapter, FullWeights, Published, checksum
 from actors.messages import Sampled, Sampling
 from dermo_ray.config.model import ModelSettings
 from dermo_ray.config.pools import EngineSettings
@@ -44,13 +49,25 @@ class Engine:
         self._adapters: dict[int, LoRARequest] = {}
         self._in_use: Counter[int] = Counter()
         self._newest: int | None = None
+        self._whole: int | None = None
+        """The policy version that the model itself has become, None while it is the base model."""
         self._request_ids = itertools.count()
 
     @classmethod
     def start(
-        cls, model: ModelSettings, settings: EngineSettings, lora_rank: int | None, *, on_gpu: bool, threads: int = 1
+        cls,
+        model: ModelSettings,
+        settings: EngineSettings,
+        lora_rank: int | None,
+        *,
+        on_gpu: bool,
+        threads: int = 1,
+        receives: bool = False,
     ) -> "Engine":
-        """Start an engine on this process's GPUs, or on `threads` CPU threads. Call it from a running event loop."""
+        """Start an engine on this process's GPUs, or on `threads` CPU threads. Call it from a running event loop.
+
+        With `receives`, learners may send it whole weights over NCCL.
+        """
         if not on_gpu:
             _prepare_cpu(threads)
         arguments = AsyncEngineArgs(
@@ -71,8 +88,12 @@ class Engine:
             enable_prefix_caching=True,
             # On a CPU a prompt cut in two can't have a seed of its own (torch's CPU generator has no offset).
             enable_chunked_prefill=on_gpu,
+            weight_transfer_config=WeightTransferConfig(backend="nccl") if receives else None,
             **(
-                {"gpu_memory_utilization": settings.gpu_memory_utilization}
+                {
+                    "worker_extension_cls": "actors.engine_worker.Fingerprinted",
+                    "gpu_memory_utilization": settings.gpu_memory_utilization,
+                }
                 if on_gpu
                 else {
                     "worker_extension_cls": "actors.cpu_lora.DenseLora",
@@ -83,23 +104,62 @@ class Engine:
         )
         return cls(AsyncLLM.from_engine_args(arguments), model)
 
-    async def load(self, adapter: Adapter) -> str:
-        """Load an adapter and make it the one that new requests use; returns the checksum of what was loaded.
+    async def load(self, weights: Published) -> str:
+        """Load published weights and make them those that new requests use; returns the checksum of what was loaded.
 
-        Versions that no request uses any more are unloaded. Raises `RuntimeError` where the files are not the published
+        Adapters that no request uses any more are unloaded. Raises `RuntimeError` where the files are not the published
         ones, or where the engine does not list the adapter afterwards.
         """
-        found = checksum(adapter.path)
-        if found != adapter.checksum:
-            raise RuntimeError(f"{adapter.path} has checksum {found[:12]}, published was {adapter.checksum[:12]}")
-        request = LoRARequest(f"policy-v{adapter.version:06d}", adapter.version + 1, str(adapter.path))
+        found = checksum(weights.path)
+        if found != weights.checksum:
+            raise RuntimeError(f"{weights.path} has checksum {found[:12]}, published was {weights.checksum[:12]}")
+        if isinstance(weights, FullWeights):
+            await self._hold()
+            await self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(weights.path)})
+            await self._go_on(weights.version)
+            return found
+        request = LoRARequest(f"policy-v{weights.version:06d}", weights.version + 1, str(weights.path))
         await self.llm.add_lora(request)
         if request.lora_int_id not in await self.llm.list_loras():
-            raise RuntimeError(f"the engine did not take policy version {adapter.version} from {adapter.path}")
-        self._adapters[adapter.version] = request
-        self._newest = adapter.version
+            raise RuntimeError(f"the engine did not take policy version {weights.version} from {weights.path}")
+        self._adapters[weights.version] = request
+        self._newest = weights.version
         await self._unload_unused()
         return found
+
+    async def join_transfer(self, init_info: dict[str, Any]) -> None:
+        """Meet the learners in the group that weights are sent over, after leaving an earlier one."""
+        await self.llm.shutdown_weight_transfer_engine()
+        await self.llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info))
+
+    async def begin_transfer(self) -> None:
+        """Hold all requests and get ready for new weights."""
+        await self._hold()
+        await self.llm.start_weight_update()
+
+    async def receive(self, update_info: dict[str, Any]) -> None:
+        """Take the weights that `update_info` announces, while the learners send them."""
+        await self.llm.update_weights(WeightTransferUpdateRequest(update_info))
+
+    async def end_transfer(self, version: int, expected: int) -> None:
+        """Go on with the weights that were received, as policy `version`.
+
+        Raises `RuntimeError` where they don't have the fingerprint of those that were sent. An engine cut over several
+        GPUs holds some weights more than once, so there the fingerprint can't be compared.
+        """
+        await self.llm.finish_weight_update()
+        parts: list[int] = await self.llm.collective_rpc("weight_fingerprint")
+        if len(parts) == 1 and parts[0] != expected:
+            raise RuntimeError(f"the weights received as policy version {version} are not those that were sent")
+        await self._go_on(version)
+
+    async def _hold(self) -> None:
+        await self.llm.pause_generation(mode="keep", clear_cache=True)
+
+    async def _go_on(self, version: int) -> None:
+        await self.llm.update_weight_version(str(version))
+        self._whole = self._newest = version
+        await self.llm.resume_generation()
 
     @property
     def version(self) -> int | None:
@@ -111,9 +171,9 @@ class Engine:
         """The policy versions that are loaded."""
         return sorted(self._adapters)
 
-    def lora_request(self, version: int) -> LoRARequest:
-        """How vLLM knows the loaded policy `version`."""
-        return self._adapters[version]
+    def lora_request(self, version: int | None) -> LoRARequest | None:
+        """How vLLM knows the loaded policy `version`; None for the model itself, whatever version that has become."""
+        return None if version in (None, self._whole) else self._adapters[version]
 
     async def check_health(self) -> None:
         """Raises vLLM's error where the engine is dead."""
@@ -141,12 +201,12 @@ class Engine:
                 request,
                 self._parameters(sampling),
                 f"request-{next(self._request_ids)}",
-                lora_request=None if version is None else self.lora_request(version),
+                lora_request=self.lora_request(version),
             ):
                 final = output
         if final is None or final.prompt_token_ids is None:
             raise RuntimeError("the engine ended a request without an answer")
-        return list(final.prompt_token_ids), [self._sampled(output) for output in final.outputs]
+        return list(final.prompt_token_ids), [self._sampled(output, version) for output in final.outputs]
 
     def close(self) -> None:
         """Stop the engine and its processes."""
@@ -180,12 +240,21 @@ class Engine:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
-    def _sampled(self, output: CompletionOutput) -> Sampled:
+    def _sampled(self, output: CompletionOutput, version: int | None) -> Sampled:
+        """An answer of vLLM's to a request that began with policy `version`."""
         token_ids = list(output.token_ids)
         logprobs, top_logprobs = _logprobs(output.logprobs)
         written = token_ids[:-1] if token_ids and token_ids[-1] == self._end_of_turn else token_ids
         text = self.processor.tokenizer.decode(written, skip_special_tokens=False)
-        return Sampled(token_ids, logprobs, text, str(output.finish_reason), top_logprobs)
+        return Sampled(
+            token_ids, logprobs, text, str(output.finish_reason), top_logprobs, self._versions(output, version)
+        )
+
+    def _versions(self, output: CompletionOutput, version: int | None) -> list[int]:
+        """The policy version that sampled each token of an answer to a request that began with `version`."""
+        if self._whole is None or output.weight_versions is None:
+            return [version or 0] * len(output.token_ids)
+        return [int(span.version) for span in output.weight_versions for _ in range(span.start, span.end)]
 
 
 class _Using:

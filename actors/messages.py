@@ -35,6 +35,8 @@ class Sampled:
     """`stop` where the policy ended its turn, `length` where it was cut."""
     top_logprobs: list[dict[int, float]] = field(default_factory=list)
     """For each of `token_ids` the likeliest tokens and the one that was sampled; empty where none were asked for."""
+    versions: list[int] = field(default_factory=list)
+    """The policy version that sampled each token; empty where it was that of the group."""
 
     @property
     def truncated(self) -> bool:
@@ -52,10 +54,11 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Group:
-    """The completions sampled for one prompt, all by one policy version."""
+    """The completions sampled for one prompt."""
 
     prompt: Prompt
     version: int
+    """The oldest policy version that sampled a token of it; with adapters the only one."""
     prompt_ids: list[int]
     """The prompt as the engine saw it, image placeholders expanded."""
     completions: list[Sampled]

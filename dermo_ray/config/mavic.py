@@ -1,9 +1,12 @@
 """Settings of the MAVIC run."""
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from dermo_ray.config.algorithm import AlgorithmSettings
 from dermo_ray.config.base import AbsolutePath, Settings
+from dermo_ray.config.control import AnomalySettings, HeldoutSettings
 from dermo_ray.config.model import LoraSettings, ModelSettings
 from dermo_ray.config.pools import EngineSettings, PoolSettings
 from dermo_ray.config.reward import RewardConfig
@@ -57,8 +60,16 @@ class MavicConfig(Settings):
     """Prompts of these data sets alone; null takes all that the folder holds."""
     model: ModelSettings
     """The policy to start from, usually the result of supervised fine-tuning."""
-    lora: LoraSettings = LoraSettings()
-    """The adapter that is trained; the engines load it by policy version."""
+    mode: Literal["train", "rollout_only", "train_only", "replay"] = "train"
+    """`rollout_only` samples and scores, and no learner starts; `train_only` trains on the completions and rewards that
+    `replay_from` holds; `replay` scores these completions anew and trains on them. The last two start no engine."""
+    replay_from: AbsolutePath | None = None
+    """The `rollouts` folder of an earlier run on the same data, for `train_only` and `replay`."""
+    lora: LoraSettings | None = LoraSettings()
+    """The adapter that is trained; the engines load it by policy version. null trains the model itself."""
+    transport: Literal["files", "nccl"] | None = None
+    """How the weights of a model that is trained itself reach the engines: through a folder that all nodes share, or
+    from GPU to GPU. null takes nccl where engines and learners have GPUs, else files; adapters always go as files."""
     steps: int = Field(default=100, ge=1)
     """Learner updates."""
     batch_groups: int = Field(default=64, ge=1)
@@ -83,9 +94,61 @@ class MavicConfig(Settings):
     """The reward pool."""
     learner: LearnerSettings = LearnerSettings()
     """The learner pool."""
+    validation: HeldoutSettings = HeldoutSettings()
+    """The held-out reward while training goes on, the best checkpoint by it, and early stopping."""
+    anomaly: AnomalySettings = AnomalySettings()
+    """When an update is so far off that the run stops."""
+
+    @property
+    def samples(self) -> bool:
+        """Whether engines sample."""
+        return self.mode in ("train", "rollout_only")
+
+    @property
+    def sends_weights(self) -> bool:
+        """Whether weights go to the engines over NCCL."""
+        on_gpus = self.rollout.on_gpu and self.learner.on_gpu
+        return self.mode == "train" and self.lora is None and (self.transport or ("files", "nccl")[on_gpus]) == "nccl"
 
     @model_validator(mode="after")
     def _room_for_versions(self) -> "MavicConfig":
         if self.rollout.max_tokens >= self.rollout.engine.max_model_len:
             raise ValueError("rollout.max_tokens must leave room for the prompt within rollout.engine.max_model_len")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_can_be_handed_over(self) -> "MavicConfig":
+        if self.lora is None and self.algorithm.kl_coefficient > 0:
+            raise ValueError(
+                "algorithm.kl_coefficient needs an adapter, whose base model is the reference: give lora, or 0"
+            )
+        if self.transport == "nccl" and self.lora is not None:
+            raise ValueError("transport=nccl is for lora=null: adapters go as files")
+        if self.transport == "nccl" and not (self.rollout.on_gpu and self.learner.on_gpu):
+            raise ValueError("transport=nccl needs rollout.gpus_per_worker and learner.gpus_per_worker above 0")
+        return self
+
+    @model_validator(mode="after")
+    def _mode_has_what_it_needs(self) -> "MavicConfig":
+        replays = self.mode in ("train_only", "replay")
+        if replays and self.replay_from is None:
+            raise ValueError(f"mode={self.mode} needs replay_from, the rollouts folder of an earlier run")
+        if not replays and self.replay_from is not None:
+            raise ValueError(f"replay_from is for mode=train_only and mode=replay, not {self.mode}")
+        if self.mode != "train" and self.validation.every:
+            raise ValueError(f"validation.every needs mode=train: {self.mode} has no engines with the trained weights")
+        if self.mode == "rollout_only" and self.algorithm.kl_in_reward:
+            raise ValueError("algorithm.kl_place=reward needs learners, and mode=rollout_only starts none")
+        return self
+
+    @model_validator(mode="after")
+    def _validated_weights_are_kept(self) -> "MavicConfig":
+        every = self.validation.every
+        if every % self.checkpoint_every:
+            raise ValueError(
+                f"validation.every={every} must be a multiple of checkpoint_every={self.checkpoint_every}, "
+                "so that the best weights are in a checkpoint"
+            )
+        if self.validation.patience is not None and not every:
+            raise ValueError("validation.patience needs validation.every above 0")
         return self
