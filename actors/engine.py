@@ -110,22 +110,29 @@ class Engine:
         Adapters that no request uses any more are unloaded. Raises `RuntimeError` where the files are not the published
         ones, or where the engine does not list the adapter afterwards.
         """
-        found = checksum(weights.path)
-        if found != weights.checksum:
-            raise RuntimeError(f"{weights.path} has checksum {found[:12]}, published was {weights.checksum[:12]}")
+        found = _verified(weights)
         if isinstance(weights, FullWeights):
             await self._hold()
             await self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(weights.path)})
             await self._go_on(weights.version)
             return found
-        request = LoRARequest(f"policy-v{weights.version:06d}", weights.version + 1, str(weights.path))
-        await self.llm.add_lora(request)
-        if request.lora_int_id not in await self.llm.list_loras():
-            raise RuntimeError(f"the engine did not take policy version {weights.version} from {weights.path}")
-        self._adapters[weights.version] = request
+        await self._add(weights)
         self._newest = weights.version
         await self._unload_unused()
         return found
+
+    async def keep(self, adapter: Published) -> None:
+        """Have `adapter` loaded for a request that begins at once, whether or not it is the newest."""
+        if adapter.version not in self._adapters:
+            _verified(adapter)
+            await self._add(adapter)
+
+    async def _add(self, adapter: Published) -> None:
+        request = LoRARequest(f"policy-v{adapter.version:06d}", adapter.version + 1, str(adapter.path))
+        await self.llm.add_lora(request)
+        if request.lora_int_id not in await self.llm.list_loras():
+            raise RuntimeError(f"the engine did not take policy version {adapter.version} from {adapter.path}")
+        self._adapters[adapter.version] = request
 
     async def join_transfer(self, init_info: dict[str, Any]) -> None:
         """Meet the learners in the group that weights are sent over, after leaving an earlier one."""
@@ -255,6 +262,14 @@ class Engine:
         if self._whole is None or output.weight_versions is None:
             return [version or 0] * len(output.token_ids)
         return [int(span.version) for span in output.weight_versions for _ in range(span.start, span.end)]
+
+
+def _verified(weights: Published) -> str:
+    """The checksum of published files. Raises `RuntimeError` where it is another one than when they were published."""
+    found = checksum(weights.path)
+    if found != weights.checksum:
+        raise RuntimeError(f"{weights.path} has checksum {found[:12]}, published was {weights.checksum[:12]}")
+    return found
 
 
 class _Using:
