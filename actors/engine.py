@@ -7,6 +7,7 @@ weights, their keys and values computed anew; each token knows its version. An e
 never answers again.
 """
 
+import asyncio
 import itertools
 import os
 from collections import Counter
@@ -110,13 +111,13 @@ class Engine:
         Adapters that no request uses any more are unloaded. Raises `RuntimeError` where the files are not the published
         ones, or where the engine does not list the adapter afterwards.
         """
-        found = _verified(weights)
         if isinstance(weights, FullWeights):
+            found = await asyncio.to_thread(_verified, weights)
             await self._hold()
             await self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(weights.path)})
             await self._go_on(weights.version)
             return found
-        await self._add(weights)
+        found = await self._add(weights)
         self._newest = weights.version
         await self._unload_unused()
         return found
@@ -124,15 +125,16 @@ class Engine:
     async def keep(self, adapter: Published) -> None:
         """Have `adapter` loaded for a request that begins at once, whether or not it is the newest."""
         if adapter.version not in self._adapters:
-            _verified(adapter)
             await self._add(adapter)
 
-    async def _add(self, adapter: Published) -> None:
+    async def _add(self, adapter: Published) -> str:
         request = LoRARequest(f"policy-v{adapter.version:06d}", adapter.version + 1, str(adapter.path))
-        await self.llm.add_lora(request)
+        # side by side: no request can use the adapter before both are done
+        found, _ = await asyncio.gather(asyncio.to_thread(_verified, adapter), self.llm.add_lora(request))
         if request.lora_int_id not in await self.llm.list_loras():
             raise RuntimeError(f"the engine did not take policy version {adapter.version} from {adapter.path}")
         self._adapters[adapter.version] = request
+        return found
 
     async def join_transfer(self, init_info: dict[str, Any]) -> None:
         """Meet the learners in the group that weights are sent over, after leaving an earlier one."""
