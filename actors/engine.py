@@ -21,6 +21,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from actors.adapters import Adapter, checksum
 from actors.messages import Sampled, Sampling
+from actors.orphans import bind_children
 from dermo_ray.config.model import ModelSettings
 from dermo_ray.config.pools import EngineSettings
 from dermo_ray.models.chat import banned_token_ids, end_of_turn_id, load_processor, prompt_text
@@ -50,6 +51,7 @@ class Engine:
         cls, model: ModelSettings, settings: EngineSettings, lora_rank: int | None, *, on_gpu: bool, threads: int = 1
     ) -> "Engine":
         """Start an engine on this process's GPUs, or on `threads` CPU threads. Call it from a running event loop."""
+        bind_children()
         if not on_gpu:
             _prepare_cpu(threads)
         arguments = AsyncEngineArgs(

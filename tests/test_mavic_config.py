@@ -36,6 +36,10 @@ def test_the_demos_settings_are_valid() -> None:
         (["max_staleness=-1"], "max_staleness: .*got -1"),
         (["rollout.group_size=1"], r"rollout\.group_size: .*got 1"),
         (["algorithm.estimator=ppo"], r"algorithm\.estimator: .*grpo.*got 'ppo'"),
+        (["rollout.autoscale={max_workers: 4, min_workers: 5}"], "min_workers must not be above max_workers"),
+        (["rollout.autoscale={max_workers: 4}", "rollout.workers=6"], "workers must lie within autoscale"),
+        (["learner.autoscale={max_workers: 4}"], "unknown setting learner.autoscale"),
+        (["rollout.gpus_per_worker=1", "rollout.engine.tensor_parallel_size=2"], "GPUs of one node"),
     ],
 )
 def test_a_setting_that_cannot_work_is_one_line_with_its_name(overrides: list[str], message: str) -> None:
@@ -47,3 +51,10 @@ def test_a_setting_that_cannot_work_is_one_line_with_its_name(overrides: list[st
 def test_without_a_correction_its_bounds_may_be_left_out() -> None:
     config = load(MavicConfig, None, [*NEEDED, "algorithm.correction=null", "algorithm.correction_high=null"])
     assert config.algorithm.correction is None
+
+
+def test_the_placement_of_a_worker_is_told_in_words() -> None:
+    assert load(MavicConfig, None, NEEDED).rollout.placement == "1 CPU"
+    given = ["rollout.gpus_per_worker=2", "rollout.accelerator_type=H100", "rollout.node_labels={market: spot}"]
+    placed = load(MavicConfig, None, [*NEEDED, *given, "rollout.resources={nvme: 1}"]).rollout
+    assert placed.placement == "1 CPU, 2 GPU, 1 nvme on a node with H100, market=spot"
