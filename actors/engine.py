@@ -27,6 +27,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from actors.adapters import Adapter, FullWeights, Published, checksum
 from actors.messages import Sampled, Sampling
+from actors.orphans import bind_children
 from dermo_ray.config.model import ModelSettings
 from dermo_ray.config.pools import EngineSettings
 from dermo_ray.models.chat import banned_token_ids, end_of_turn_id, load_processor, prompt_text
@@ -69,6 +70,7 @@ class Engine:
 
         With `receives`, learners may send it whole weights over NCCL.
         """
+        bind_children()
         if not on_gpu:
             _prepare_cpu(threads)
         arguments = AsyncEngineArgs(

@@ -5,6 +5,10 @@ Invariant: all completions of a group come from one policy version, the newest t
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +16,9 @@ from PIL import Image
 
 from actors.adapters import Adapter
 from actors.environment import threads, worker_environment
+from actors.hosting import last_line
 from actors.messages import Group, Prompt, Sampling
-from actors.pool import Pool
+from actors.pool import Pool, ray_pool
 from dermo_ray.config.mavic import RolloutSettings
 from dermo_ray.config.model import ModelSettings
 from dermo_ray.config.pools import EngineSettings
@@ -49,20 +54,35 @@ class RolloutWorker:
 
     async def load(self, adapter: Adapter) -> str:
         """Load a newer adapter; returns its checksum as this worker found it."""
-        return await self.engine.load(adapter)
+        async with self._going_with_its_engine():
+            return await self.engine.load(adapter)
 
     async def sample(self, prompt: Prompt, sampling: Sampling, adapted: bool = True) -> Group:
         """Sample the group of one prompt, by the newest policy version or, unless `adapted`, by the base model."""
         version = self.engine.version if adapted else None
         with Image.open(self._data / prompt.record.image) as file:
             image = file.convert("RGB")
-        prompt_ids, completions = await self.engine.generate(prompt.record.prompt, [image], sampling, version)
+        async with self._going_with_its_engine():
+            prompt_ids, completions = await self.engine.generate(prompt.record.prompt, [image], sampling, version)
         return Group(prompt, version or 0, prompt_ids, completions)
 
     async def close(self) -> None:
         """Stop the engine's processes; the actor can be killed afterwards."""
         if self._engine is not None:
             self._engine.close()
+
+    @asynccontextmanager
+    async def _going_with_its_engine(self) -> AsyncIterator[None]:
+        """An engine is a process of its own. Where it is dead this worker ends as well, for its pool to start another."""
+        try:
+            yield
+        except Exception:
+            try:
+                await self.engine.check_health()
+            except Exception as dead:
+                print(f"the engine is dead: {last_line(dead)}", file=sys.stderr, flush=True)
+                os._exit(1)
+            raise
 
     @property
     def engine(self) -> Engine:
@@ -72,13 +92,37 @@ class RolloutWorker:
         return self._engine
 
 
+class Rollouts:
+    """The rollout pool as the run controller sees it."""
+
+    def __init__(self, pool: Pool, timeout: float) -> None:
+        self.pool, self._timeout = pool, timeout
+
+    async def sample(self, prompt: Prompt, sampling: Sampling) -> Group:
+        """The group of one prompt, by the newest policy version that was loaded when its request began."""
+        group: Group = await self.pool.call("sample", prompt, sampling, timeout=self._timeout)
+        return group
+
+    async def load(self, adapter: Adapter) -> None:
+        """Returns once every engine that takes requests has proved that it loaded `adapter`; later ones load it first."""
+        await self.pool.tell("load", adapter, timeout=self._timeout, answer=adapter.checksum)
+
+
 def rollout_pool(settings: RolloutSettings, model: ModelSettings, lora_rank: int | None, data: Path) -> Pool:
-    """The pool of engines that answer prompts of the prepared folder `data`, not yet open."""
-    return Pool(
+    """The pool of engines that answer prompts of the prepared folder `data`, not yet open; its work is tokens."""
+    return ray_pool(
         "rollout",
         settings,
         RolloutWorker,
         (model, settings.engine, lora_rank, data, settings.on_gpu, threads(settings)),
         worker_environment(settings),
         start_timeout=settings.engine.start_timeout,
+        slots=settings.groups_per_worker,
+        measure=_tokens,
+        unit="tokens",
+        farewell="close",
     )
+
+
+def _tokens(group: Group) -> float:
+    return float(sum(len(completion.token_ids) for completion in group.completions))

@@ -2,15 +2,17 @@
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 from actors.adapters import Adapter
-from actors.controller import Progress, RunController
+from actors.controller import RunController
 from actors.messages import Group, Prompt, Sampled, Sampling, ScoredGroup, TrainingGroup
+from actors.progress import Progress
 from dermo_ray.config.mavic import MavicConfig
 from dermo_ray.data.prompts import PromptOrder
+from dermo_ray.ledger import Ledger, Opening
 from dermo_ray.records import GroundTruth, RLPrompt
 from rewards import Reward
 
@@ -40,15 +42,13 @@ def scored(index: int, totals: list[float], version: int = 0) -> ScoredGroup:
 class FakeRollouts:
     """Stands for the rollout pool: a group takes `seconds(index)` and comes from the version loaded when it began."""
 
-    def __init__(self, seconds: Callable[[int], float], checksum: str | None = None) -> None:
-        self.seconds, self.checksum = seconds, checksum
+    def __init__(self, seconds: Callable[[int], float]) -> None:
+        self.seconds = seconds
         self.version = -1
         self.running = self.most = 0
         self.asked: list[tuple[int, int | None]] = []
-        self.start_arguments: tuple[Any, ...] = ()
 
-    async def call(self, method: str, prompt: Prompt, sampling: Sampling, timeout: float) -> Group:
-        assert method == "sample"
+    async def sample(self, prompt: Prompt, sampling: Sampling) -> Group:
         self.asked.append((prompt.index, sampling.seed))
         version = self.version
         self.running += 1
@@ -57,10 +57,8 @@ class FakeRollouts:
         self.running -= 1
         return Group(prompt, version, [7, 8], [sampled() for _ in range(sampling.n)])
 
-    async def broadcast(self, method: str, adapter: Adapter, timeout: float) -> list[str]:
-        assert method == "load"
+    async def load(self, adapter: Adapter) -> None:
         self.version = adapter.version
-        return [adapter.checksum, self.checksum or adapter.checksum]
 
 
 class FakeRewards:
@@ -69,8 +67,7 @@ class FakeRewards:
     def __init__(self, constant: Callable[[int], bool] = lambda index: False) -> None:
         self.constant = constant
 
-    async def call(self, method: str, group: Group, timeout: float) -> ScoredGroup:
-        assert method == "score"
+    async def score(self, group: Group) -> ScoredGroup:
         if self.constant(group.prompt.index):
             return ScoredGroup(group, [reward(0.5, format=1.0) for _ in group.completions])
         return ScoredGroup(group, [reward(float(n % 2), format=1.0) for n in range(len(group.completions))])
@@ -108,6 +105,9 @@ class FakeLearners:
         await asyncio.sleep(self.seconds)
         (folder / "learner").mkdir()
 
+    def saved(self, checkpoint: Path) -> None:
+        assert (checkpoint / "learner").is_dir()
+
     @property
     def indices(self) -> list[list[int]]:
         return [[training.scored.group.prompt.index for training in batch] for batch in self.batches]
@@ -132,27 +132,32 @@ def conduct(
     learner: FakeLearners,
     progress: Progress | None = None,
     rewards: FakeRewards | None = None,
+    conducted: Callable[[RunController], Awaitable[None]] | None = None,
 ) -> list[tuple[int, dict[str, float]]]:
-    """Run to the end; what was reported."""
+    """Run to the end, with `conducted` beside it; what was reported."""
+    progress = progress or Progress()
     reports: list[tuple[int, dict[str, float]]] = []
     order = PromptOrder([record(number) for number in range(5)], config.seed)
 
-    async def run() -> None:
-        sampling: Any = rollout
-        scoring: Any = rewards or FakeRewards()
-        learning: Any = learner
+    async def run(ledger: Ledger) -> None:
         controller = RunController(
             config,
             order,
-            sampling,
-            scoring,
-            learning,
-            progress or Progress(),
+            rollout,
+            rewards or FakeRewards(),
+            learner,
+            ledger,
+            progress,
             lambda version, metrics, alarm, rows: reports.append((version, metrics)),
         )
+        beside = asyncio.ensure_future(conducted(controller)) if conducted is not None else None
         await asyncio.wait_for(controller.run(), timeout=30)
+        if beside is not None:
+            await beside
 
-    asyncio.run(run())
+    opening = Opening(resumed_from=progress.version, prompts=len(order.prompts), batch_groups=config.batch_groups)
+    with Ledger(config.run, opening) as ledger:
+        asyncio.run(run(ledger))
     return reports
 
 

@@ -1,6 +1,6 @@
 """Settings of the MAVIC run."""
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -8,13 +8,13 @@ from dermo_ray.config.algorithm import AlgorithmSettings
 from dermo_ray.config.base import AbsolutePath, Settings
 from dermo_ray.config.control import AnomalySettings, HeldoutSettings
 from dermo_ray.config.model import LoraSettings, ModelSettings
-from dermo_ray.config.pools import EngineSettings, PoolSettings
+from dermo_ray.config.pools import ElasticPoolSettings, EngineSettings, PoolSettings
 from dermo_ray.config.reward import RewardConfig
 from dermo_ray.config.training import OptimizerSettings, ShardingSettings
 from dermo_ray.config.watch import WatchSettings
 
 
-class RolloutSettings(PoolSettings):
+class RolloutSettings(ElasticPoolSettings):
     """The rollout pool and how it samples."""
 
     group_size: int = Field(default=8, ge=2)
@@ -30,12 +30,27 @@ class RolloutSettings(PoolSettings):
     engine: EngineSettings = EngineSettings()
     """The engine of each worker."""
 
+    @property
+    def groups_per_worker(self) -> int:
+        """Groups that an engine is given at once: as many as it decodes, and one to go on with."""
+        return self.engine.max_num_seqs // self.group_size + 1
 
-class RewardPoolSettings(PoolSettings):
+    @model_validator(mode="after")
+    def _engine_within_worker(self) -> Self:
+        if self.on_gpu and self.gpus_per_worker < self.engine.tensor_parallel_size:
+            raise ValueError(
+                "gpus_per_worker must be at least engine.tensor_parallel_size: an engine lives on the GPUs of one node"
+            )
+        return self
+
+
+class RewardPoolSettings(ElasticPoolSettings):
     """The reward pool."""
 
     timeout: float = Field(default=120, gt=0)
     """Seconds within which a worker must score a group."""
+    max_unscored: int = Field(default=0, ge=0)
+    """Groups that a run may give up because their reward could not be computed; one more ends it."""
 
 
 class LearnerSettings(PoolSettings):
@@ -79,7 +94,13 @@ class MavicConfig(Settings):
     checkpoint_every: int = Field(default=20, ge=1)
     """Updates between checkpoints; the last update always makes one."""
     keep_checkpoints: int = Field(default=3, ge=1)
-    """How many checkpoints stay."""
+    """How many of the newest checkpoints stay."""
+    keep_best: int = Field(default=0, ge=0)
+    """How many more stay for their score: the mean reward of the update before them."""
+    checkpoint_copy: str | None = None
+    """Where else checkpoints go: a folder or an fsspec URL, such as s3://bucket/run; a run without any starts from there."""
+    preemption_deadline: float = Field(default=60, gt=0)
+    """Seconds that a run has for a last checkpoint once it gets SIGTERM."""
     seed: int = Field(default=0, ge=0)
     """Seed of the order of prompts, of the adapter's first weights and of sampling."""
     reward: RewardConfig = RewardConfig()
@@ -111,7 +132,7 @@ class MavicConfig(Settings):
         return self.mode == "train" and self.lora is None and (self.transport or ("files", "nccl")[on_gpus]) == "nccl"
 
     @model_validator(mode="after")
-    def _room_for_versions(self) -> "MavicConfig":
+    def _room_for_versions(self) -> Self:
         if self.rollout.max_tokens >= self.rollout.engine.max_model_len:
             raise ValueError("rollout.max_tokens must leave room for the prompt within rollout.engine.max_model_len")
         return self
