@@ -27,6 +27,8 @@ class RunAccounts:
         self._clock = clock
         self._began = clock()
         self._tokens: dict[str, float] = {}
+        self.count_tokens: Callable[[], dict[str, float]] = dict
+        """Gives how many tokens each engine has sampled since it started."""
 
     def rollout(self, busy: float | None = None, wait: str | None = None) -> None:
         """The share of the engines that are at work, and what the others wait for; None leaves one as it was."""
@@ -71,16 +73,14 @@ class RunAccounts:
         if self._in_batch:
             self._name_batch_wait()
 
-    def close(self, tokens: dict[str, float]) -> dict[str, float]:
-        """Metrics since the last `close`: shares of time, lengths of queues, wall time, and each worker's speed.
-
-        `tokens` counts what each engine has sampled since it started.
-        """
+    def close(self) -> dict[str, float]:
+        """Metrics since the last `close`: shares of time, lengths of queues, wall time, and each engine's tokens/s."""
         now = self._clock()
         seconds, self._began = now - self._began, now
         metrics = self._accounts.close() | {"seconds/step": seconds}
+        tokens = self.count_tokens()
         rates = {name: (count - self._tokens.get(name, 0.0)) / max(seconds, 1e-9) for name, count in tokens.items()}
-        self._tokens = dict(tokens)
+        self._tokens = tokens
         return metrics | {f"tokens_per_second/{name}": rate for name, rate in rates.items()}
 
     def _name_batch_wait(self) -> None:

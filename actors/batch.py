@@ -73,6 +73,7 @@ def describe(groups: Sequence[ScoredGroup], version: int) -> dict[str, float]:
     lengths = [len(completion.token_ids) for completion in completions]
     totals = [[reward.total for reward in scored.rewards] for scored in groups]
     staleness = [version - scored.group.version for scored in groups]
+    ages = token_ages(groups, version)
     metrics = {
         "reward/total": fmean(reward.total for reward in rewards),
         "reward_std_in_group": fmean(pstdev(values) for values in totals),
@@ -85,10 +86,22 @@ def describe(groups: Sequence[ScoredGroup], version: int) -> dict[str, float]:
         "staleness/mean": fmean(staleness),
         "staleness/max": float(max(staleness)),
     }
+    metrics |= {f"staleness/age_{age}": share for age, share in ages.items()}
     for term in sorted({name for reward in rewards for name in reward.terms}):
         metrics[f"reward/{term}"] = fmean(reward.terms[term] for reward in rewards if term in reward.terms)
     faults = Counter(fault for reward in rewards for fault in reward.faults)
     return metrics | {f"faults/{name}": count / len(rewards) for name, count in sorted(faults.items())}
+
+
+def token_ages(groups: Sequence[ScoredGroup], version: int) -> dict[int, float]:
+    """The share of sampled tokens by how many updates older their policy was than `version`."""
+    counts: Counter[int] = Counter()
+    for group in (scored.group for scored in groups):
+        for completion in group.completions:
+            versions = completion.versions or [group.version] * len(completion.token_ids)
+            counts.update(version - sampled_by for sampled_by in versions)
+    total = max(1, counts.total())
+    return {age: count / total for age, count in sorted(counts.items())}
 
 
 def watched(scored: ScoredGroup) -> Watched:

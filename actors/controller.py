@@ -4,17 +4,20 @@ It runs on one asyncio loop, on the driver, and knows its pools through `actors.
 is admitted only while the capacity gate has room, so no completion is more than `max_staleness` updates old when it is
 trained on; every admitted prompt is trained on once, or recorded once as dropped because its group taught nothing or as
 unscored because its reward could not be computed; the ledger tells what an update was made from before a checkpoint
-holds that update.
+holds that update. An update that is an anomaly is neither published nor in a checkpoint; its batch is left to look at.
 """
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
 from actors import progress as progresses
+from actors.accounts import RunAccounts
 from actors.adapters import retire
 from actors.batch import (
     completion_rows,
@@ -26,10 +29,12 @@ from actors.batch import (
     with_advantages,
 )
 from actors.interfaces import CheckpointError, Learners, RewardError, Rewards, Rollouts
-from actors.messages import Group, Prompt, Sampling, ScoredGroup, sampling_seed
+from actors.messages import Group, Prompt, Sampling, ScoredGroup, TrainingGroup, sampling_seed
 from actors.progress import Progress, ledger_entry
 from actors.queue import GroupQueue
+from actors.validation import Validations
 from dermo_ray import checkpoint_copies, checkpoints, rollouts
+from dermo_ray.anomalies import Anomalies
 from dermo_ray.config.mavic import MavicConfig
 from dermo_ray.data.prompts import PromptOrder
 from dermo_ray.ledger import Ledger
@@ -40,7 +45,14 @@ from rewards.watch import Watch
 Report = Callable[[int, dict[str, float], str | None, Sequence[ScoredCompletion]], None]
 """Takes the number of an update that was made, its metrics, an alarm where there is cause for one, and the rows."""
 
+ANOMALIES = "anomalies"
+"""The folder of the run directory with the batches of updates that stopped the run."""
+
 _log = logging.getLogger(__name__)
+
+
+class AnomalyError(RuntimeError):
+    """An update is so unlike those before it that somebody should look at it."""
 
 
 def capacity(max_concurrent: int, running: int, max_staleness: int, version: int, batch: int, accepted: int) -> int:
@@ -66,7 +78,10 @@ class RunController:
         ledger: Ledger,
         progress: Progress,
         report: Report,
+        heldout: Sequence[Prompt] = (),
+        accounts: RunAccounts | None = None,
     ) -> None:
+        """`heldout` are the prompts of the validations."""
         self._config = config
         self._order = order
         self._rollout, self._reward, self._learner = rollout, reward, learner
@@ -96,6 +111,9 @@ class RunController:
         """Whether `run` is at work."""
         self._stop_reason: str | None = None
         self._watch = Watch(config.watch)
+        self._anomalies = Anomalies(config.anomaly)
+        self._validations = Validations(config, heldout, rollout, reward, progress.best)
+        self._accounts = accounts or RunAccounts()
 
     async def run(self) -> str | None:
         """Make the updates that are left. The first error of any pool ends the run.
@@ -117,6 +135,8 @@ class RunController:
         except BaseExceptionGroup as failures:
             first = failures.exceptions[0]
             raise first from first.__cause__
+        finally:
+            self._validations.cancel()
         return self._stop_reason
 
     async def stop(self, reason: str) -> None:
@@ -139,8 +159,7 @@ class RunController:
 
     def _room(self) -> int:
         config, running, ahead = self._config, self._queue.running, self._queue.ahead()
-        if self._stop_reason is not None:
-            return 0
+        left = config.steps * config.batch_groups - ahead if self._stop_reason is None else 0
         room = capacity(
             config.rollout.max_concurrent,
             running,
@@ -149,7 +168,10 @@ class RunController:
             config.batch_groups,
             accepted=ahead - running,
         )
-        return min(room, config.steps * config.batch_groups - ahead)
+        if min(room, left) <= 0:
+            full = "concurrency" if running >= config.rollout.max_concurrent else "staleness"
+            self._accounts.rollout(wait="end" if left <= 0 else full)
+        return min(room, left)
 
     async def _group(self, prompt: Prompt) -> None:
         config = self._config
@@ -159,9 +181,11 @@ class RunController:
             max_tokens=config.rollout.max_tokens,
             seed=sampling_seed(config.seed, prompt.index),
         )
-        group = await self._rollout.sample(prompt, sampling)
+        with self._accounts.group("sampling"):
+            group = await self._rollout.sample(prompt, sampling)
         try:
-            scored = await self._reward.score(group)
+            with self._accounts.group("scoring"):
+                scored = await self._reward.score(group)
         except RewardError as error:
             self._unscored += 1
             if self._unscored > config.rewards.max_unscored:
@@ -174,6 +198,7 @@ class RunController:
             return
         async with self._change:
             self._queue.finish(scored, self._teaches_nothing(scored))
+            self._accounts.resize("ready", len(self._queue.ready))
             self._change.notify_all()
 
     def _teaches_nothing(self, scored: ScoredGroup) -> bool:
@@ -191,10 +216,11 @@ class RunController:
         batch, dropped = taken
         clock.lap("seconds/wait_rollout")
         algorithm, max_tokens = config.algorithm, config.rollout.max_tokens
-        divergences = await self._learner.divergences(batch) if algorithm.kl_in_reward else []
+        with self._accounts.learner():
+            divergences = await self._learner.divergences(batch) if algorithm.kl_in_reward else []
         training = with_advantages(batch, algorithm, max_tokens, divergences)
         metrics = self._describe(batch, dropped, divergences, version)
-        metrics |= await self._learner.update(training, version)
+        await self._update(training, metrics, version)
         self._check_engine(metrics, batch)
         self._score = metrics["reward/total"]
         self.version += 1
@@ -202,27 +228,60 @@ class RunController:
         await self._account_for(batch, dropped, version)
         await self._publish()
         clock.lap("seconds/publish")
-        logprobs = await self._learner.trained_logprobs()
+        with self._accounts.learner():
+            logprobs = await self._learner.trained_logprobs()
         rows = [row for group in training for row in completion_rows(group, version, logprobs)]
         trained = len(rows)
         rows += [row for group in dropped for row in dropped_rows(group, version)]
         await asyncio.to_thread(rollouts.write, rows, rollouts.step_file(config.run / ROLLOUTS, version))
         if self.version - self.saved >= config.checkpoint_every or self.version % config.checkpoint_every == 0:
             await self._checkpoint()
+        if self.version == config.steps:
+            await self._validations.finish()
+        metrics |= self._validations.results()
         clock.lap("seconds/bookkeeping")
-        metrics |= clock.laps
+        metrics |= clock.laps | self._accounts.close()
         metrics["tokens_per_second"] = metrics["tokens"] / sum(clock.laps.values())
         metrics["samples_per_second"] = trained / sum(clock.laps.values())
         self._report(self.version, metrics, self._watch.alarm(), rows)
+        if self._validations.exhausted:
+            _log.warning("early stop after update %d: %s", self.version, self._validations)
+            await self.stop("early stop")
         return True
+
+    async def _update(self, training: Sequence[TrainingGroup], metrics: dict[str, float], version: int) -> None:
+        """Update the policy and add what the learners report to `metrics`; what stops the run leaves its batch behind.
+
+        Raises `AnomalyError`, or what the learners raise.
+        """
+        try:
+            with self._accounts.learner():
+                metrics |= await self._learner.update(training, version)
+        except Exception:
+            await self._leave_behind(training, metrics, version)
+            raise
+        if "grad_norm" in metrics and (found := self._anomalies.observe(metrics["grad_norm"], metrics["reward/total"])):
+            folder = await self._leave_behind(training, metrics, version)
+            raise AnomalyError(f"update {version}: {found}; its batch is in {folder}")
+
+    async def _leave_behind(self, training: Sequence[TrainingGroup], metrics: dict[str, float], version: int) -> Path:
+        """Write the batch of an update and its metrics for a person to look at; the folder that they are in."""
+        folder = self._config.run / ANOMALIES
+        rows = [row for group in training for row in completion_rows(group, version, {})]
+        await asyncio.to_thread(rollouts.write, rows, rollouts.step_file(folder, version))
+        rollouts.step_file(folder, version).with_suffix(".json").write_text(json.dumps(metrics, indent=2))
+        return folder
 
     async def _batch(self) -> tuple[list[ScoredGroup], list[ScoredGroup]] | None:
         """The groups of the next update and those dropped for them; None where the run is to stop instead."""
+        self._accounts.learner_waits_for_groups()
         async with self._change:
             taken = None
             while self._stop_reason is None and (taken := self._queue.batch()) is None:
                 await self._change.wait()
-            return taken
+        self._accounts.resize("ready", len(self._queue.ready))
+        self._accounts.learner_waits("bookkeeping")
+        return taken
 
     async def _account_for(self, batch: Sequence[ScoredGroup], dropped: Sequence[ScoredGroup], version: int) -> None:
         """Tell the ledger of update `version`."""
@@ -249,6 +308,8 @@ class RunController:
 
     def _check_engine(self, metrics: dict[str, float], batch: Sequence[ScoredGroup]) -> None:
         """Stop where the engines can't have sampled from the weights that the learner has."""
+        if self._config.mode != "train":
+            return
         gap, limit = metrics["rollout_logprob_diff"], self._config.algorithm.max_logprob_gap
         if all(scored.group.version == self.version for scored in batch) and gap > limit:
             raise RuntimeError(
@@ -257,13 +318,23 @@ class RunController:
             )
 
     async def _publish(self) -> None:
-        """Publish the learner's adapter, and let new requests use it once every engine has proved that it is loaded."""
-        folder = self._config.run / "adapters"
-        adapter = await self._learner.publish(folder, self.version)
-        await self._rollout.load(adapter)
-        retire(folder, keep={adapter.version - age for age in range(self._config.max_staleness + 2)})
+        """Publish the learner's weights, and let new requests use them once every engine has proved that it has them."""
+        folder, version = self._config.run / "adapters", self.version
+        if self._config.lora is None:
+            await self._validations.finish()  # a completion would go on with other weights than it is to measure
+        with self._accounts.learner():
+            weights = await self._learner.publish(folder, version)
+        if weights is not None:
+            self._accounts.learner_waits("weights")
+            self._accounts.rollout(wait="weights")
+            await self._rollout.load(weights)
+            self._accounts.learner_waits("bookkeeping")
+        if self._validations.due(version):
+            await self._validations.begin(version, weights)
+        kept = {version - age for age in range(self._config.max_staleness + 2)}
+        retire(folder, keep=kept | self._validations.versions)
         async with self._change:
-            self._published = adapter.version
+            self._published = version
             self._change.notify_all()
 
     async def _checkpoint(self) -> None:
@@ -275,7 +346,8 @@ class RunController:
         progress = self._progress()  # now: more groups are admitted while files are written
         try:
             partial = checkpoints.begin(folder, progress.version)
-            await self._learner.save(partial)
+            with self._accounts.learner():
+                await self._learner.save(partial)
             final = await asyncio.to_thread(progresses.write, partial, progress)
         except (CheckpointError, OSError) as error:
             if self._stop_reason is not None or self.version == config.steps:
@@ -291,7 +363,7 @@ class RunController:
             return
         self._learner.saved(final)
         self.saved = progress.version
-        checkpoints.retain(folder, config.keep_checkpoints, config.keep_best)
+        checkpoints.retain(folder, config.keep_checkpoints, config.keep_best, self._validations.versions)
         if config.checkpoint_copy is not None:
             await asyncio.to_thread(self._copy, final, config.checkpoint_copy)
 
@@ -306,7 +378,8 @@ class RunController:
         queue, given_up = self._queue, [group.prompt.index for group in self._given_up]
         pending = sorted(queue.pending + given_up)  # what the ledger does not tell of yet is tried again
         unscored = self._unscored - len(given_up)
-        return Progress(self.version, queue.next_index, pending, queue.ready, unscored, self._score)
+        best = replace(self._validations.best)
+        return Progress(self.version, queue.next_index, pending, queue.ready, unscored, best, self._score)
 
 
 class Clock:

@@ -66,7 +66,7 @@ class RayHost:
     """A worker as a Ray actor."""
 
     def __init__(self, actor: Any) -> None:
-        self._actor = actor
+        self.actor = self._actor = actor
         self._location: Location | None = None
 
     async def locate(self) -> Location:

@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from actors.adapters import Adapter
-from actors.messages import Group, Prompt, Sampling, ScoredGroup, TrainingGroup
+from actors.adapters import Published, Sent
+from actors.messages import CompletionName, Group, Prompt, Sampling, ScoredGroup, TrainingGroup
 from dermo_ray.errors import UserError
 
 
 class Rollouts(Protocol):
     """Engines that sample."""
 
-    async def sample(self, prompt: Prompt, sampling: Sampling) -> Group:
-        """The group of one prompt, by the newest policy version that was loaded when its request began."""
+    async def sample(self, prompt: Prompt, sampling: Sampling, adapter: Published | None = None) -> Group:
+        """The group of one prompt, by `adapter` or else the newest version that was loaded when its request began."""
 
-    async def load(self, adapter: Adapter) -> None:
-        """Returns once every engine that takes requests has proved that it loaded `adapter`."""
+    async def load(self, weights: Published | Sent) -> None:
+        """Returns once every engine that takes requests has proved that it has `weights`."""
 
 
 class Rewards(Protocol):
@@ -35,11 +35,14 @@ class Learners(Protocol):
     async def update(self, batch: Sequence[TrainingGroup], step: int) -> dict[str, float]:
         """One update, number `step` from 0; its metrics."""
 
+    async def trained_logprobs(self) -> dict[CompletionName, list[float]]:
+        """Log-probabilities, in nats, of every token of the last update, by the policy before it."""
+
     async def divergences(self, batch: Sequence[ScoredGroup]) -> list[float]:
         """How far each completion takes the policy from itself without its adapter, in nats."""
 
-    async def publish(self, folder: Path, version: int) -> Adapter:
-        """Write the adapter as policy `version`."""
+    async def publish(self, folder: Path, version: int) -> Published | Sent | None:
+        """Hand over the weights as policy `version`: written below `folder`, or sent; None where there are none."""
 
     async def save(self, folder: Path) -> None:
         """Write weights and optimizer into an unfinished checkpoint. Raises `CheckpointError` where that failed."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 
-from actors.adapters import Adapter
+from actors.adapters import Published, Sent
 from actors.environment import worker_environment
 from actors.hosting import Host, Location, WorkerDied, last_line, ray_hosts
 from actors.interfaces import CheckpointError
@@ -63,6 +63,10 @@ class LearnerPool:
         """The updates made since, each with its batch."""
         self._written = 0
         """How many of them the checkpoint holds that was written last."""
+        self.engines: Callable[[], list[Any]] = list
+        """Gives the actors whose engines weights are sent to, where they are sent and not written."""
+        self._connected: list[Any] | None = None
+        """Those that the ranks have met."""
         self._broken: RankError | None = None
         """Why the ranks can't be called before they are started anew."""
 
@@ -96,10 +100,15 @@ class LearnerPool:
         values: list[float] = (await self._surely("divergences", self._share(list(batch))))[0]
         return values
 
-    async def publish(self, folder: Path, version: int) -> Adapter:
-        """Publish the adapter as policy version `version`."""
-        adapter: Adapter = (await self._surely("publish", folder, version))[0]
-        return adapter
+    async def publish(self, folder: Path, version: int) -> Published | Sent:
+        """Hand over the weights as policy `version`. Ranks that were started anew write what they else would send."""
+        if self._config.sends_weights and self._connected != (engines := self.engines()):
+            address, port = (await self._each([self.ranks[0].ask("endpoint", ())], "endpoint"))[0]
+            each = self._config.rollout.engine.tensor_parallel_size
+            await self._surely("connect", engines, each, address, port)
+            self._connected = engines
+        weights: Published | Sent = (await self._surely("publish", folder, version))[0]
+        return weights
 
     async def save(self, folder: Path) -> None:
         """Write the ranks' part of a checkpoint into `folder`. Raises `CheckpointError` where that failed."""
@@ -122,6 +131,7 @@ class LearnerPool:
 
     async def _start(self) -> None:
         workers = self._config.learner.workers
+        self._connected = None
         self.ranks = [self._new_host(rank) for rank in range(workers)]
         self.locations = [None] * workers
         self.locations = await self._each([rank.locate() for rank in self.ranks], "find a place")

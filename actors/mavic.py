@@ -8,7 +8,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Coroutine, Iterator
+from collections.abc import Collection, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +17,22 @@ from typing import Any, Self, TypeVar
 from tqdm import tqdm
 
 from actors import progress as progresses
+from actors.accounts import RunAccounts
 from actors.controller import Report, RunController
 from actors.learner_pool import LearnerPool
 from actors.pool import Pool
+from actors.replay import Dump, DumpedRewards, DumpedRollouts, DumpOrder, NoLearners
 from actors.reward import Rewards, reward_pool
 from actors.rollout import Rollouts, rollout_pool
 from actors.steering import Steering
+from actors.validation import heldout_prompts
 from dermo_ray.config.mavic import MavicConfig
 from dermo_ray.data.prompts import PromptOrder
 from dermo_ray.ledger import Ledger, Opening
 from dermo_ray.metrics import MetricsWriter
+from dermo_ray.models.chat import load_processor
+from dermo_ray.records import RLPrompt
+from dermo_ray.rollouts import ScoredCompletion
 
 EVENTS = Path("logs/events.log")
 """The file of the run directory that tells what became of workers and checkpoints, a line an event."""
@@ -38,24 +44,41 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Pools:
-    """The three pools of a run, not yet open."""
+    """The pools of a run, not yet open. Those that its mode leaves out stay closed."""
 
     rollout: Pool
     reward: Pool
     learner: LearnerPool
+    left_out: Collection[str] = ()
 
     @classmethod
     def of(cls, config: MavicConfig) -> Self:
         """Engines, reward workers and learner ranks as `config` says."""
         return cls(
-            rollout_pool(config.rollout, config.model, config.lora.rank, config.data),
+            rollout_pool(
+                config.rollout,
+                config.model,
+                config.lora.rank if config.lora is not None else None,
+                config.data,
+                config.sends_weights,
+            ),
             reward_pool(config.rewards, config.reward, config.data),
             LearnerPool(config),
+            config.left_out,
         )
 
     async def open(self, learner: Path | None) -> None:
         """Start all workers side by side, the learners from the shards in `learner` where a run goes on."""
-        await asyncio.gather(self.rollout.open(), self.reward.open(), self.learner.open(learner))
+        opening = [pool.open() for pool in self.elastic.values()]
+        if "learner" not in self.left_out:
+            opening.append(self.learner.open(learner))
+        await asyncio.gather(*opening)
+
+    @property
+    def elastic(self) -> dict[str, Pool]:
+        """Those whose workers come and go, by their names in commands."""
+        pools = {"rollout": ("rollout", self.rollout), "rewards": ("reward", self.reward)}
+        return {name: pool for setting, (name, pool) in pools.items() if setting not in self.left_out}
 
     async def close(self) -> None:
         """End all workers."""
@@ -64,29 +87,37 @@ class Pools:
         await self.rollout.close()
 
 
-async def train(config: MavicConfig, order: PromptOrder, checkpoint: Path | None, pools: Pools) -> bool:
+async def train(
+    config: MavicConfig, order: PromptOrder, checkpoint: Path | None, pools: Pools, heldout: Sequence[RLPrompt] = ()
+) -> bool:
     """Open `pools`, go on from `checkpoint` until `config.steps` updates are made, and close the pools.
 
-    Returns False where SIGTERM ended the run before.
+    `heldout` are the prompts that validations choose from. Returns False where SIGTERM ended the run before.
     """
     progress = progresses.read(checkpoint)
     if progress.version >= config.steps:
         print(f"{config.run} has made its {progress.version} updates: nothing to do")
         return True
+    rollouts, rewards = Rollouts(pools.rollout, config.rollout.timeout), Rewards(pools.reward, config.rewards.timeout)
+    pools.learner.engines = rollouts.actors
+    dump = Dump.read(config.replay_from, order.prompts) if config.replay_from is not None else None
+    if dump is not None:
+        order = DumpOrder(dump)
     opening = Opening(resumed_from=progress.version, prompts=len(order.prompts), batch_groups=config.batch_groups)
     with _reported(config, progress.version) as report, Ledger(config.run, opening) as ledger:
         controller = RunController(
             config,
             order,
-            Rollouts(pools.rollout, config.rollout.timeout),
-            Rewards(pools.reward, config.rewards.timeout),
-            pools.learner,
+            rollouts if dump is None else DumpedRollouts(dump, load_processor(config.model.path), config),
+            rewards if dump is None or config.mode == "replay" else DumpedRewards(dump),
+            pools.learner if config.mode != "rollout_only" else NoLearners(),
             ledger,
             progress,
             report,
+            heldout_prompts(heldout, config),
+            accounts_of(pools),
         )
-        elastic = {"rollout": pools.rollout, "reward": pools.reward}
-        steering = Steering(config.run, config.steps, elastic, pools.learner, lambda: controller.version)
+        steering = Steering(config.run, config.steps, pools.elastic, pools.learner, lambda: controller.version)
 
         async def conduct() -> None:
             await pools.open(checkpoint / "learner" if checkpoint is not None else None)
@@ -96,6 +127,15 @@ async def train(config: MavicConfig, order: PromptOrder, checkpoint: Path | None
             return await _unless_terminated(conduct(), controller, config.preemption_deadline)
         finally:
             await pools.close()
+
+
+def accounts_of(pools: Pools) -> RunAccounts:
+    """Accounts that know when the engines and the reward workers are at work, and how many tokens came of it."""
+    accounts, rollout, reward = RunAccounts(), pools.rollout, pools.reward
+    rollout.changed = lambda: accounts.rollout(busy=rollout.busy)
+    reward.changed = lambda: accounts.reward(busy=reward.busy)
+    accounts.count_tokens = lambda: {worker.name: worker.work for worker in rollout.workers}
+    return accounts
 
 
 async def _unless_terminated(run: Coroutine[Any, Any, None], controller: RunController, deadline: float) -> bool:
@@ -146,7 +186,9 @@ def _reported(config: MavicConfig, version: int) -> Iterator[Report]:
         tqdm(total=config.steps, initial=version, desc="mavic", unit=" updates", file=sys.stderr) as bar,
     ):
 
-        def report(version: int, metrics: dict[str, float], alarm: str | None) -> None:
+        def report(
+            version: int, metrics: dict[str, float], alarm: str | None, rows: Sequence[ScoredCompletion]
+        ) -> None:
             writer.write(version, metrics)
             if alarm is not None:
                 bar.write(f"update {version}: {alarm}", file=sys.stderr)

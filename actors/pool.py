@@ -100,6 +100,8 @@ class Pool:
         """Those that are there, in whatever state."""
         self.start_arguments: tuple[Any, ...] = ()
         """What workers are started with from now on."""
+        self.changed: Callable[[], None] = lambda: None
+        """Called whenever calls begin or end."""
         self._new_host, self._start_timeout, self._slots, self._measure = new_host, start_timeout, slots, measure
         self._farewell = farewell
         self._news: News | None = None
@@ -199,6 +201,12 @@ class Pool:
         return len(self._waiting)
 
     @property
+    def busy(self) -> float:
+        """The share of the workers that have calls under way, of those that are there to take them."""
+        taking = [worker for worker in self.workers if worker.state in ("ready", "draining")]
+        return sum(worker.running > 0 for worker in taking) / max(1, len(taking))
+
+    @property
     def running(self) -> int:
         """Calls under way."""
         return sum(worker.running for worker in self.workers)
@@ -237,10 +245,11 @@ class Pool:
                 continue
             free = [worker for worker in self.workers if worker.state == "ready" and worker.running < self._slots]
             if not free:
-                return
+                break
             worker = min(free, key=lambda worker: worker.running)
             worker.running += 1
             self._waiting.popleft().set_result(worker)
+        self.changed()
 
     def _release(self, worker: Worker) -> None:
         worker.running -= 1

@@ -5,13 +5,14 @@ Invariant: what `write` was given is what `read` gives back, floats to the last 
 
 import hashlib
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
 from actors.messages import Group, ScoredGroup
 from dermo_ray import checkpoints
+from dermo_ray.early_stopping import Best
 from dermo_ray.ledger import Entry, Outcome
 
 BUFFER = "buffer.json"
@@ -33,6 +34,8 @@ class Progress:
     """Scored groups that wait for their update."""
     unscored: int = 0
     """Prompts that were given up because their reward could not be computed."""
+    best: Best = field(default_factory=Best)
+    """The best validation so far."""
     score: float | None = None
     """How good the policy is, for the choice of checkpoints that stay: the mean reward of the last update."""
 
@@ -47,6 +50,7 @@ def write(partial: Path, progress: Progress) -> Path:
         "pending": progress.pending,
         "unscored": progress.unscored,
         "score": progress.score,
+        "best": asdict(progress.best),
     }
     return checkpoints.commit(partial, state)
 
@@ -57,7 +61,15 @@ def read(checkpoint: Path | None) -> Progress:
         return Progress()
     state = checkpoints.read_state(checkpoint)
     ready = _GROUPS.validate_json((checkpoint / BUFFER).read_bytes())
-    return Progress(state["version"], state["next_index"], state["pending"], ready, state["unscored"], state["score"])
+    return Progress(
+        state["version"],
+        state["next_index"],
+        state["pending"],
+        ready,
+        state["unscored"],
+        Best(**state["best"]),
+        state["score"],
+    )
 
 
 def ledger_entry(group: Group, step: int, outcome: Outcome) -> Entry:
@@ -70,6 +82,6 @@ def ledger_entry(group: Group, step: int, outcome: Outcome) -> Entry:
         index=group.prompt.index,
         prompt_id=group.prompt.record.id,
         group=digest.hexdigest(),
-        versions=[group.version],
+        versions=sorted({version for c in group.completions for version in c.versions} or {group.version}),
         outcome=outcome,
     )

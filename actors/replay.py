@@ -16,6 +16,7 @@ from transformers import ProcessorMixin
 from actors.adapters import Published, Sent
 from actors.messages import CompletionName, Group, Prompt, Sampled, Sampling, ScoredGroup, TrainingGroup
 from dermo_ray import rollouts
+from dermo_ray.config.mavic import MavicConfig
 from dermo_ray.data.prompts import PromptOrder
 from dermo_ray.errors import UserError
 from dermo_ray.models.chat import prompt_text
@@ -66,13 +67,13 @@ class DumpOrder(PromptOrder):
 
 
 class DumpedRollouts:
-    """Stands for the engines: group `index` is the dump's. `data` is the prepared folder, for the prompts' images."""
+    """Stands for the engines: group `index` is the dump's."""
 
-    def __init__(self, dump: Dump, processor: ProcessorMixin, data: Path, batch_groups: int) -> None:
-        self._dump, self._processor, self._data = dump, processor, data
-        self._batch_groups = batch_groups
+    def __init__(self, dump: Dump, processor: ProcessorMixin, config: MavicConfig) -> None:
+        self._dump, self._processor = dump, processor
+        self._data, self._batch_groups = config.data, config.batch_groups
 
-    async def sample(self, prompt: Prompt, sampling: Sampling) -> Group:
+    async def sample(self, prompt: Prompt, sampling: Sampling, adapter: Published | None = None) -> Group:
         """The recorded group; its versions are moved so that it is as old when it is trained on as it was then."""
         rows = self._dump.groups[prompt.index]
         earlier = rows[0].step - prompt.index // self._batch_groups

@@ -1,8 +1,8 @@
 """The reward on held-out prompts, measured on the pools of a run while it trains.
 
-The prompts go to the engines all at once, when the version to be measured is the newest, and share the engines' batches
-with training. Invariants: every validation asks the same prompts with the same seeds; only completions of the version
-that is measured count, so that a prompt that had to be asked again after an update, or can't be scored, is left out.
+Its prompts share the engines' batches with those of training, and keep the adapter that is measured whatever is
+published meanwhile. Invariants: every validation asks the same prompts with the same seeds; only completions of the
+version that is measured count, so that a prompt that can't be scored, or where whole weights changed, is left out.
 """
 
 import asyncio
@@ -10,13 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
+from actors.adapters import Adapter, Published, Sent
 from actors.batch import scored_completion
 from actors.interfaces import RewardError, Rewards, Rollouts
 from actors.messages import Prompt, Sampling, ScoredGroup, sampling_seed
-from dermo_ray import rollouts
+from dermo_ray import checkpoints, rollouts
 from dermo_ray.config.mavic import MavicConfig
 from dermo_ray.data.prompts import PromptOrder
+from dermo_ray.early_stopping import Best
 from dermo_ray.records import RLPrompt
+from dermo_ray.run_directory import CHECKPOINTS
 
 VALIDATION = "validation"
 
@@ -28,10 +31,96 @@ def heldout_prompts(prompts: Sequence[RLPrompt], config: MavicConfig) -> list[Pr
     return [Prompt(-1 - number, order[number]) for number in range(count)]
 
 
+class Validations:
+    """A run's validations, one at a time beside the training, and the best of them.
+
+    The checkpoint of the best one is what `checkpoints/best` points at.
+    """
+
+    def __init__(
+        self, config: MavicConfig, prompts: Sequence[Prompt], rollout: Rollouts, reward: Rewards, best: Best
+    ) -> None:
+        self._config, self._prompts = config, prompts
+        self._rollout, self._reward = rollout, reward
+        self.best = best
+        self._task: asyncio.Task[dict[str, float]] | None = None
+        self._version = -1
+        """What the task measures."""
+        self._results: dict[str, float] = {}
+
+    def due(self, version: int) -> bool:
+        """Whether `version` is to be measured, and was not yet."""
+        every = self._config.validation.every
+        return every > 0 and version % every == 0 and version != self.best.last
+
+    async def begin(self, version: int, weights: Published | Sent | None) -> None:
+        """Measure policy `version`, which was just published, from now on; waits where the last one is not done."""
+        await self.finish()
+        self._collect()
+        self._version = version
+        adapter = weights if isinstance(weights, Adapter) else None
+        measuring = validate(self._config, self._prompts, version, adapter, self._rollout, self._reward)
+        self._task = asyncio.get_running_loop().create_task(measuring)
+
+    async def finish(self) -> None:
+        """Wait for the one that is under way."""
+        if self._task is not None:
+            await asyncio.wait({self._task})
+
+    def results(self) -> dict[str, float]:
+        """Metrics of what was measured since the last call. Raises what went wrong meanwhile."""
+        self._collect()
+        results, self._results = self._results, {}
+        return results
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether there was no gain for too long."""
+        return self.best.exhausted(self._config.validation.patience)
+
+    @property
+    def versions(self) -> set[int]:
+        """The policy versions whose weights must stay: the best one, and the one that is being measured."""
+        measured = {self._version} if self._task is not None else set()
+        return measured | ({self.best.version} if self.best.version is not None else set())
+
+    def cancel(self) -> None:
+        """Give up what is under way."""
+        if self._task is not None:
+            self._task.cancel()
+
+    def __str__(self) -> str:
+        return (
+            f"{self.best.without_gain} validations in a row without a gain over {self.best.reward} "
+            f"of version {self.best.version}"
+        )
+
+    def _collect(self) -> None:
+        if self._task is None or not self._task.done():
+            return
+        task, self._task = self._task, None
+        self._results = task.result()
+        reward = self._results.get("validation/reward")
+        if reward is None:
+            return
+        checkpoint = self._config.run / CHECKPOINTS / checkpoints.step_name(self._version)
+        gained = self.best.observe(self._version, reward, self._config.validation.min_gain)
+        if gained and checkpoint.is_dir():
+            checkpoints.point_at(checkpoint, checkpoints.BEST)
+
+
 async def validate(
-    config: MavicConfig, prompts: Sequence[Prompt], version: int, rollout: Rollouts, reward: Rewards
+    config: MavicConfig,
+    prompts: Sequence[Prompt],
+    version: int,
+    adapter: Adapter | None,
+    rollout: Rollouts,
+    reward: Rewards,
 ) -> dict[str, float]:
-    """Metrics of policy `version`, the newest one; its completions go to `validation/step_000020.parquet` of the run."""
+    """Metrics of policy `version`: `adapter`, or where there is none what the engines have.
+
+    Its completions go to `validation/step_000020.parquet` of the run.
+    """
 
     async def answer(prompt: Prompt) -> ScoredGroup | None:
         sampling = Sampling(
@@ -40,7 +129,7 @@ async def validate(
             max_tokens=config.rollout.max_tokens,
             seed=sampling_seed(config.seed, prompt.index),
         )
-        group = await rollout.sample(prompt, sampling)
+        group = await rollout.sample(prompt, sampling, adapter)
         try:
             return await reward.score(group)
         except RewardError:

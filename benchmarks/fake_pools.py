@@ -30,7 +30,7 @@ class FakeRollouts:
         self._seconds, self._load_seconds, self._working = seconds, load_seconds, working
         self._version = self._running = 0
 
-    async def sample(self, prompt: Prompt, sampling: Sampling) -> Group:
+    async def sample(self, prompt: Prompt, sampling: Sampling, adapter: Published | None = None) -> Group:
         """A group of the version that was the newest when it began."""
         version = self._version
         self._run(+1)
@@ -42,10 +42,6 @@ class FakeRollouts:
         """Takes the time to load."""
         await asyncio.sleep(self._load_seconds)
         self._version = weights.version
-
-    def tokens(self) -> dict[str, float]:
-        """Fake engines write nothing."""
-        return {}
 
     def _run(self, change: int) -> None:
         self._running += change

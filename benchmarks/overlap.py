@@ -82,7 +82,7 @@ async def simulate(max_staleness: int, seed: int, run: Path) -> dict[str, float]
             ledger,
             Progress(),
             report,
-            accounts,
+            accounts=accounts,
         ).run()
     measured = reports[FIRST:]
     wall = [end - begin for begin, end in zip(ends[FIRST - 1 :], ends[FIRST:], strict=False)]

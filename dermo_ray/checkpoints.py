@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from dermo_ray.errors import UserError
 MANIFEST = "MANIFEST.json"
 STATE = "state.json"
 LATEST = "latest"
+BEST = "best"
+"""The link beside `latest` at the checkpoint with the best validation."""
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +50,7 @@ def adopt(partial: Path) -> Path:
         os.rename(final, replaced)
     os.rename(partial, final)
     shutil.rmtree(replaced, ignore_errors=True)
-    _point_at(final)
+    point_at(final)
     return final
 
 
@@ -57,11 +59,12 @@ def discard(checkpoints: Path, step: int) -> None:
     shutil.rmtree(checkpoints / f".{step_name(step)}.partial", ignore_errors=True)
 
 
-def _point_at(final: Path) -> None:
-    link = final.with_name(f".{LATEST}.partial")
+def point_at(checkpoint: Path, name: str = LATEST) -> None:
+    """Let the link `name` beside a checkpoint point at it."""
+    link = checkpoint.with_name(f".{name}.partial")
     link.unlink(missing_ok=True)
-    link.symlink_to(final.name)
-    os.replace(link, final.with_name(LATEST))
+    link.symlink_to(checkpoint.name)
+    os.replace(link, checkpoint.with_name(name))
 
 
 def verify(checkpoint: Path) -> None:
@@ -119,19 +122,20 @@ def recover(checkpoints: Path) -> Path | None:
             shutil.rmtree(aside, ignore_errors=True)
             os.rename(other, aside)
             _log.warning("%s; it is put aside as %s, and %s is taken instead", error, aside.name, checkpoint.name)
-        _point_at(checkpoint)
+        point_at(checkpoint)
         return checkpoint
     if damaged:
         raise damaged[0][1]
     return None
 
 
-def retain(checkpoints: Path, keep: int, keep_best: int = 0) -> None:
-    """Remove all but the newest `keep` checkpoints and the `keep_best` of the others with the highest `score`."""
+def retain(checkpoints: Path, keep: int, keep_best: int = 0, spare: Collection[int] = ()) -> None:
+    """Remove all but the newest `keep` checkpoints, the `keep_best` of the others with the highest `score`, and `spare`."""
     steps = {int(path.name.removeprefix("step_")): path for path in checkpoints.glob("step_*")}
     scores = {step: read_state(path).get("score") if keep_best else None for step, path in steps.items()}
     for step in surplus(scores, keep, keep_best):
-        shutil.rmtree(steps[step])
+        if step not in spare:
+            shutil.rmtree(steps[step])
 
 
 def surplus(scores: Mapping[int, float | None], keep: int, keep_best: int) -> list[int]:

@@ -13,9 +13,12 @@ class Best:
     """Its mean held-out reward."""
     without_gain: int = 0
     """Validations since then."""
+    last: int | None = None
+    """The policy version that was validated last."""
 
     def observe(self, version: int, reward: float, min_gain: float) -> bool:
         """Whether `version` is the best so far: better than the last best one by more than `min_gain`."""
+        self.last = version
         if self.reward is not None and reward <= self.reward + min_gain:
             self.without_gain += 1
             return False

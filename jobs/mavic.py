@@ -23,7 +23,7 @@ from rewards.check import check_reward
 CONFIG = MavicConfig
 
 CHANGEABLE = frozenset(
-    {"steps", "rollout", "rewards", "checkpoint_every", "keep_checkpoints", "keep_best", "checkpoint_copy"}
+    {"steps", "validation", "anomaly", "rollout", "rewards", "checkpoint_every", "keep_checkpoints", "keep_best", "checkpoint_copy"}
     | {"preemption_deadline", "learner.timeout"}
     | {f"learner.{placement}" for placement in PoolSettings.model_fields}
 )
@@ -34,10 +34,13 @@ def run(config: MavicConfig) -> None:
     """Train until `config.steps` updates are made. Raises `UserError` for what can't be run as it is set."""
     check_reward(config.reward)
     prompts = read_prompts(config.data, "train", config.sources)
+    validates = config.validation.every > 0
+    heldout = read_prompts(config.data, config.validation.split, config.sources) if validates else []
     if config.checkpoint_copy is not None and not (config.run / CHECKPOINTS / LATEST).exists():
         checkpoint_copies.restore(config.run, CHECKPOINTS, config.checkpoint_copy)
     with claimed(config.run, config, CHANGEABLE) as checkpoint, ray_session():
-        require({"rollout": config.rollout, "rewards": config.rewards, "learner": config.learner})
+        asked = {"rollout": config.rollout, "rewards": config.rewards, "learner": config.learner}
+        require({name: pool for name, pool in asked.items() if name not in config.left_out})
         # these take seconds to import; pools that don't fit should show before
         from actors.mavic import Pools, train
         from dermo_ray.models.chat import load_processor
@@ -45,7 +48,7 @@ def run(config: MavicConfig) -> None:
         processor = load_processor(config.model.path)  # names what is missing before anything starts
         with staged_file(config.run / TOKENIZER) as aside:
             processor.tokenizer.backend_tokenizer.save(str(aside))
-        ended = asyncio.run(train(config, PromptOrder(prompts, config.seed), checkpoint, Pools.of(config)))
+        ended = asyncio.run(train(config, PromptOrder(prompts, config.seed), checkpoint, Pools.of(config), heldout))
     if not ended:
         sys.exit(0)  # also where another job, such as the demo, runs this one: whoever sent SIGTERM meant all of it
 

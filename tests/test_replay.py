@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_pools import record, reward, sampled
+from fake_pools import record, reward, sampled, settings
 from PIL import Image
 
 from actors.batch import completion_rows, dropped_rows
@@ -46,7 +46,8 @@ class FakeProcessor:
 def replayed(dump: Dump, data: Path) -> list[Group]:
     Image.new("RGB", (5, 3)).save(data / "a.png")
     processor: Any = FakeProcessor()
-    rollout, order = DumpedRollouts(dump, processor, data, batch_groups=2), DumpOrder(dump)
+    config = settings(data, data=data, batch_groups=2)
+    rollout, order = DumpedRollouts(dump, processor, config), DumpOrder(dump)
 
     async def all_groups() -> list[Group]:
         count = len(dump.groups)

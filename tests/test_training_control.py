@@ -55,7 +55,7 @@ def test_the_best_validation_is_the_first_to_exceed_all_before_by_the_gain() -> 
         True,
         False,
     ]
-    assert best == Best(version=4, reward=0.56, without_gain=1)
+    assert best == Best(version=4, reward=0.56, without_gain=1, last=6)
 
 
 def test_patience_counts_validations_in_a_row_without_a_gain() -> None:

@@ -126,6 +126,13 @@ class MavicConfig(Settings):
         return self.mode in ("train", "rollout_only")
 
     @property
+    def left_out(self) -> tuple[str, ...]:
+        """The pools that the mode does without, by their settings."""
+        return {"train": (), "rollout_only": ("learner",), "train_only": ("rollout", "rewards"), "replay": ("rollout",)}[
+            self.mode
+        ]
+
+    @property
     def sends_weights(self) -> bool:
         """Whether weights go to the engines over NCCL."""
         on_gpus = self.rollout.on_gpu and self.learner.on_gpu
