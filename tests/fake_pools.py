@@ -2,11 +2,12 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from actors.adapters import Adapter
+from actors.accounts import RunAccounts
+from actors.adapters import Adapter, Published, Sent
 from actors.controller import RunController
 from actors.messages import Group, Prompt, Sampled, Sampling, ScoredGroup, TrainingGroup
 from actors.progress import Progress
@@ -48,17 +49,17 @@ class FakeRollouts:
         self.running = self.most = 0
         self.asked: list[tuple[int, int | None]] = []
 
-    async def sample(self, prompt: Prompt, sampling: Sampling) -> Group:
+    async def sample(self, prompt: Prompt, sampling: Sampling, adapter: Published | None = None) -> Group:
         self.asked.append((prompt.index, sampling.seed))
-        version = self.version
+        version = self.version if adapter is None else adapter.version
         self.running += 1
         self.most = max(self.most, self.running)
         await asyncio.sleep(self.seconds(prompt.index))
         self.running -= 1
         return Group(prompt, version, [7, 8], [sampled() for _ in range(sampling.n)])
 
-    async def load(self, adapter: Adapter) -> None:
-        self.version = adapter.version
+    async def load(self, weights: Published | Sent) -> None:
+        self.version = weights.version
 
 
 class FakeRewards:
@@ -133,6 +134,8 @@ def conduct(
     progress: Progress | None = None,
     rewards: FakeRewards | None = None,
     conducted: Callable[[RunController], Awaitable[None]] | None = None,
+    heldout: Sequence[Prompt] = (),
+    accounts: RunAccounts | None = None,
 ) -> list[tuple[int, dict[str, float]]]:
     """Run to the end, with `conducted` beside it; what was reported."""
     progress = progress or Progress()
@@ -149,6 +152,8 @@ def conduct(
             ledger,
             progress,
             lambda version, metrics, alarm, rows: reports.append((version, metrics)),
+            heldout,
+            accounts,
         )
         beside = asyncio.ensure_future(conducted(controller)) if conducted is not None else None
         await asyncio.wait_for(controller.run(), timeout=30)
