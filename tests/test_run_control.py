@@ -67,10 +67,9 @@ def test_busy_time_and_named_waits_add_up_to_wall_time(max_staleness: int, tmp_p
         assert all(sum(of_step.values()) == pytest.approx(1.0) for of_step in shares)
         spent = sum(sum(of.values()) * m["seconds/step"] for of, m in zip(shares[1:], metrics[1:], strict=True))
         assert spent == pytest.approx(wall, rel=0.02)
-    assert all(m["share/rollout/busy"] > 0 for m in metrics[:-1])
     assert all(m["share/learner/busy"] > 0 for m in metrics)
-    assert all(m["share/learner/rollout"] > 0 for m in metrics[1:2])
-    if max_staleness == 0:
+    if max_staleness == 0:  # both take turns
+        assert all(m["share/rollout/busy"] > 0 and m["share/learner/rollout"] > 0 for m in metrics)
         assert all(m["share/rollout/staleness"] > 0 for m in metrics[:-1])
     assert all(m["tokens_per_second/worker 1"] >= 0 for m in metrics)
     assert sum(m["tokens_per_second/worker 1"] * m["seconds/step"] for m in metrics) == pytest.approx(rollout.tokens)
