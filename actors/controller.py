@@ -319,11 +319,13 @@ class RunController:
 
     async def _publish(self) -> None:
         """Publish the learner's weights, and let new requests use them once every engine has proved that it has them."""
-        folder, version = self._config.run / "adapters", self.version
-        if self._config.lora is None:
+        config, folder, version = self._config, self._config.run / "adapters", self.version
+        weights = None
+        if config.lora is None:
             await self._validations.finish()  # a completion would go on with other weights than it is to measure
-        with self._accounts.learner():
-            weights = await self._learner.publish(folder, version)
+        if config.samples:
+            with self._accounts.learner():
+                weights = await self._learner.publish(folder, version)
         if weights is not None:
             self._accounts.learner_waits("weights")
             self._accounts.rollout(wait="weights")
@@ -331,8 +333,8 @@ class RunController:
             self._accounts.learner_waits("bookkeeping")
         if self._validations.due(version):
             await self._validations.begin(version, weights)
-        kept = {version - age for age in range(self._config.max_staleness + 2)}
-        retire(folder, keep=kept | self._validations.versions)
+        oldest = version - config.max_staleness - 1 if config.lora is not None else version
+        retire(folder, keep={*range(oldest, version + 1), *self._validations.measured})
         async with self._change:
             self._published = version
             self._change.notify_all()
@@ -363,7 +365,7 @@ class RunController:
             return
         self._learner.saved(final)
         self.saved = progress.version
-        checkpoints.retain(folder, config.keep_checkpoints, config.keep_best, self._validations.versions)
+        checkpoints.retain(folder, config.keep_checkpoints, config.keep_best, self._validations.kept)
         if config.checkpoint_copy is not None:
             await asyncio.to_thread(self._copy, final, config.checkpoint_copy)
 

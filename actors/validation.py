@@ -79,10 +79,14 @@ class Validations:
         return self.best.exhausted(self._config.validation.patience)
 
     @property
-    def versions(self) -> set[int]:
-        """The policy versions whose weights must stay: the best one, and the one that is being measured."""
-        measured = {self._version} if self._task is not None else set()
-        return measured | ({self.best.version} if self.best.version is not None else set())
+    def measured(self) -> set[int]:
+        """The policy version that is being measured, if any: engines may still ask for its adapter."""
+        return {self._version} if self._task is not None else set()
+
+    @property
+    def kept(self) -> set[int]:
+        """The versions whose checkpoints must stay: the best one, and what may turn out to be it."""
+        return self.measured | ({self.best.version} if self.best.version is not None else set())
 
     def cancel(self) -> None:
         """Give up what is under way."""
