@@ -11,14 +11,12 @@ import torch
 from torch import Tensor
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
-from actors.engine_worker import Fingerprinted
-
 _NO_ADAPTER = -1
 """The slot of a token whose request has no adapter."""
 
 
-class DenseLora(Fingerprinted):
-    """vLLM's hook for code in its workers; for adapters, importing it is all that is needed."""
+class DenseLora:
+    """vLLM's hook for code in its workers; importing it is all that is needed."""
 
 
 def add_lora_linear(
