@@ -133,7 +133,7 @@ def conduct(run: Path, hosts: list[Host], groups: int, group_size: int, batch: i
             learners,
             ledger,
             Progress(),
-            lambda version, metrics, alarm: None,
+            lambda version, metrics, alarm, rows: None,
         )
         observer = asyncio.ensure_future(observe(controller, learners, rollout))
         try:

@@ -1,6 +1,6 @@
 """How much faster a run is that samples while it learns: `python -m benchmarks.overlap`.
 
-A simulation: the real run controller over fake pools (`benchmarks/fake_pools.py`) that wait instead of working. In every
+A simulation: the real run controller over simulated pools (`benchmarks/simulated.py`) that sleep instead of working. In every
 batch the completions' times are log-normal with their median at the time of an update and the slowest at four times
 that, and a group takes as long as its slowest completion; loading weights takes a fiftieth of an update. Synchronous
 (max_staleness 0) against asynchronous (1 and 2), and how well the pools' shares of time add up to wall time.
@@ -20,9 +20,10 @@ from statistics import NormalDist, fmean
 from actors.accounts import RunAccounts
 from actors.controller import RunController
 from actors.progress import Progress
-from benchmarks.fake_pools import PROMPT, FakeLearners, FakeRewards, FakeRollouts
+from actors.adapters import Published, Sent
+from actors.messages import Group, Prompt, Sampled, Sampling
 from benchmarks.machine import describe
-from dermo_ray.config.mavic import MavicConfig
+from benchmarks.simulated import SimulatedLearners, SimulatedRewards, prompts, settings
 from dermo_ray.data.prompts import PromptOrder
 from dermo_ray.ledger import Ledger, Opening
 
@@ -48,19 +49,40 @@ def group_seconds(seed: int, batch: int) -> list[float]:
     return [max(times[start : start + GROUP_SIZE]) for start in range(0, count, GROUP_SIZE)]
 
 
+class SimulatedRollouts:
+    """Engines that sleep: a group takes as long as its place in its batch says, however many are under way."""
+
+    def __init__(self, seed: int, accounts: RunAccounts) -> None:
+        self._seed, self._accounts = seed, accounts
+        self._version = self._running = 0
+
+    async def sample(self, prompt: Prompt, sampling: Sampling, adapter: Published | None = None) -> Group:
+        """A group of the version that was the newest when it began."""
+        version = self._version
+        self._run(+1)
+        await asyncio.sleep(group_seconds(self._seed, prompt.index // GROUPS)[prompt.index % GROUPS])
+        self._run(-1)
+        return Group(prompt, version, [0], [Sampled([0], [-0.1], "", "stop") for _ in range(sampling.n)])
+
+    async def load(self, weights: Published | Sent) -> None:
+        """Takes the time to load."""
+        await asyncio.sleep(UPDATE / 50)
+        self._version = weights.version
+
+    def _run(self, change: int) -> None:
+        self._running += change
+        self._accounts.rollout(busy=float(self._running > 0))
+
+
 async def simulate(max_staleness: int, seed: int, run: Path) -> dict[str, float]:
     """Completions a second of wall time, and how far each pool's shares are from adding up."""
-    config = MavicConfig.model_validate(
-        {
-            "run": run,
-            "data": "none",
-            "model": {"path": "none"},
-            "steps": UPDATES,
-            "batch_groups": GROUPS,
-            "max_staleness": max_staleness,
-            "checkpoint_every": UPDATES,
-            "rollout": {"group_size": GROUP_SIZE, "max_concurrent": (max_staleness + 1) * GROUPS},
-        }
+    config = settings(
+        run,
+        steps=UPDATES,
+        batch_groups=GROUPS,
+        max_staleness=max_staleness,
+        checkpoint_every=UPDATES,
+        rollout={"group_size": GROUP_SIZE, "max_concurrent": (max_staleness + 1) * GROUPS},
     )
     ends: list[float] = []
     reports: list[dict[str, float]] = []
@@ -70,15 +92,13 @@ async def simulate(max_staleness: int, seed: int, run: Path) -> dict[str, float]
         reports.append(metrics)
 
     accounts = RunAccounts()
-    seconds = lambda index: group_seconds(seed, index // GROUPS)[index % GROUPS]  # noqa: E731
-    rollouts = FakeRollouts(seconds, UPDATE / 50, lambda busy: accounts.rollout(busy=busy))
     with Ledger(run, Opening(resumed_from=0, prompts=1, batch_groups=GROUPS)) as ledger:
         await RunController(
             config,
-            PromptOrder([PROMPT], seed),
-            rollouts,
-            FakeRewards(),
-            FakeLearners(UPDATE),
+            PromptOrder(prompts(1), seed),
+            SimulatedRollouts(seed, accounts),
+            SimulatedRewards(),
+            SimulatedLearners(UPDATE),
             ledger,
             Progress(),
             report,

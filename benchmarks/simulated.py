@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.adapters import Adapter
-from actors.messages import Group, Prompt, Sampled, Sampling, ScoredGroup, TrainingGroup
+from actors.messages import CompletionName, Group, Prompt, Sampled, Sampling, ScoredGroup, TrainingGroup
 from dermo_ray.config.mavic import MavicConfig
 from dermo_ray.records import GroundTruth, RLPrompt
 from rewards import Reward
@@ -49,7 +49,9 @@ class SimulatedEngine:
         self._version = adapter.version
         return adapter.checksum
 
-    async def sample(self, prompt: Prompt, sampling: Sampling) -> Group:
+    async def sample(
+        self, prompt: Prompt, sampling: Sampling, adapted: bool = True, adapter: Adapter | None = None
+    ) -> Group:
         version = self._version
         await asyncio.sleep(seconds_of(prompt.index, self._median))
         draw = random.Random(sampling.seed)
@@ -98,6 +100,9 @@ class SimulatedRank:
         self._steps.append(hashlib.sha256(json.dumps([self._steps[-1:], indices]).encode()).hexdigest())
         return {"loss": 0.0, "grad_norm": 1.0, "learning_rate": 0.0, "rollout_logprob_diff": 0.0}
 
+    def trained_logprobs(self) -> dict[CompletionName, list[float]]:
+        return {}
+
     async def publish(self, folder: Path, version: int) -> Adapter:
         path = folder / f"v{version:06d}"
         path.mkdir(parents=True, exist_ok=True)
@@ -120,6 +125,9 @@ class SimulatedLearners:
         await asyncio.sleep(self._seconds)
         self.groups += len(batch)
         return {"loss": 0.0, "grad_norm": 1.0, "learning_rate": 0.0, "rollout_logprob_diff": 0.0}
+
+    async def trained_logprobs(self) -> dict[CompletionName, list[float]]:
+        return {}
 
     async def divergences(self, batch: list[ScoredGroup]) -> list[float]:
         return [0.0 for scored in batch for _ in scored.rewards]
