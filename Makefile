@@ -20,11 +20,12 @@ $(READY): requirements/$(VARIANT).txt
 demo: setup
 	$(PYTHON) -m jobs.demo configs/demo/demo.yaml $(if $(SOURCE),source=$(SOURCE)) $(if $(ROOT),root=$(ROOT)) $(ARGS)
 
+# One process runs what needs the shared Ray cluster, the other everything else.
 test: setup
-	$(PYTHON) -m pytest -m "not slow"
+	$(PYTHON) -m pytest -n 2 --dist loadgroup -m "not slow"
 
 test-all: setup
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n 2 --dist loadgroup
 
 lint: setup
 	.venv/bin/ruff check .

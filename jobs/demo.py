@@ -1,4 +1,4 @@
-"""Runs the whole chain on a small scale: prepare, sft, mavic, evaluate and serve, on phantoms or on HAM10000.
+"""Runs the whole chain on a small scale: prepare, sft, concepts, mavic, evaluate and serve, on phantoms or on HAM10000.
 
 The policy is a Qwen3-VL of about two million parameters. Ends with a printed summary, `summary.json` and a
 self-contained `report.html` in `out`. Stages that are done are not done again: remove `out` to begin anew.
@@ -21,6 +21,7 @@ import rich.table
 from dermo_ray import rollouts
 from dermo_ray.bench.heldout import Evaluation
 from dermo_ray.config.base import Settings, load
+from dermo_ray.config.concepts import ConceptsConfig
 from dermo_ray.config.demo import BaseModelSettings, DemoConfig
 from dermo_ray.config.evaluate import EvaluateConfig
 from dermo_ray.config.mavic import MavicConfig
@@ -36,7 +37,7 @@ from dermo_ray.report.summary import Summary
 from dermo_ray.staging import staged
 from dermo_ray.taxonomy import Taxonomy
 from dermo_ray.versions import installed_versions
-from jobs import evaluate, mavic, prepare, sft
+from jobs import concepts, evaluate, mavic, prepare, sft
 from jobs.cluster import ray_session
 from jobs.command import main
 from jobs.memory import PeakMemory
@@ -63,9 +64,22 @@ def run(config: DemoConfig) -> Summary:
     )
     tuning = _stage(SftConfig, config, "sft", {"run": sft_run, "data": data, "model.path": base, "seed": config.seed})
     tuned = sft_run / "checkpoints/latest/model"
+    expert, concepts_run = out / "expert", out / "concepts"
+    learned = concepts_run / "checkpoints/latest/model" if config.source == "phantoms" else None
+    annotating = _stage(PrepareConfig, config, "prepare-concepts", {"out": expert, "seed": config.seed})
+    seeing = _stage(ConceptsConfig, config, "concepts", {"run": concepts_run, "data": expert, "seed": config.seed})
     prompts = {"data": data, "sources": [config.source]}
     training = _stage(
-        MavicConfig, config, "mavic", {"run": mavic_run, "model.path": tuned, "seed": config.seed} | prompts
+        MavicConfig,
+        config,
+        "mavic",
+        {
+            "run": mavic_run,
+            "model.path": tuned,
+            "seed": config.seed,
+            "reward.concepts": "null" if learned is None else learned,
+        }
+        | prompts,
     )
     measuring = _stage(EvaluateConfig, config, "evaluate", {"run": mavic_run, "seed": config.seed} | prompts)
     offering = _stage(ServeConfig, config, "serve", {"run": mavic_run})
@@ -79,6 +93,10 @@ def run(config: DemoConfig) -> Summary:
             _build_base(base, config.base)
         with seconds.of("sft"):
             sft.run(tuning)
+        if learned is not None:
+            with seconds.of("concepts"):
+                prepare.run(annotating)
+                concepts.run(seeing)
         with seconds.of("mavic"):
             mavic.run(training)
         with seconds.of("evaluate"):

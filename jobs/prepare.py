@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -146,6 +147,7 @@ def _ingested(
     ]
 
     def ingest_block(table: pa.Table) -> pa.Table:
+        cv2.setNumThreads(1)  # every core has a task of its own
         title, path = table["source"][0].as_py(), Path(table["block"][0].as_py())
         rows = [ingest(entry, title, sources[title], config.images, cache) for entry in entries_of(table)]
         store_block(rows, path)

@@ -16,6 +16,18 @@ from jobs.cluster import ray_session
 WriteHam10000 = Callable[[Path, Sequence[tuple[str, str, str]], Mapping[str, int]], None]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests on the cluster keep to one worker of pytest-xdist, and so share it; they begin first, being the longest."""
+    for item in items:
+        if _on_cluster(item):
+            item.add_marker(pytest.mark.xdist_group("cluster"))
+    items.sort(key=lambda item: not _on_cluster(item))
+
+
+def _on_cluster(item: pytest.Item) -> bool:
+    return "ray_cluster" in getattr(item, "fixturenames", ())
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One local Ray of two cores for the whole test run."""

