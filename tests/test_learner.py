@@ -235,7 +235,7 @@ def test_the_update_does_not_depend_on_the_size_of_micro_batches(
     assert len(runs_within(batch, budget)) > 1
     rank = one_rank(settings(tiny_model, data, sharding={"micro_batch_tokens": budget}))
     found = rank.update(batch, 0)
-    rank.save_adapter(tmp_path)
+    rank.save_weights(tmp_path)
     assert found == pytest.approx(metrics, rel=1e-4, abs=1e-6)
     assert gap_of_updates(before, after, tmp_path) < 1e-3
 
