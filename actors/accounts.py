@@ -4,7 +4,7 @@
 | --- | --- |
 | rollout | `staleness` (the gate waits for the learners), `concurrency` (the gate's other bound), `weights`, `end` |
 | reward | `rollout` |
-| learner | `rollout` (groups being sampled), `reward` (groups being scored), `weights` (engines loading), `bookkeeping` |
+| learner | `rollout` (its batch is sampled), `reward` (it is scored), `weights` (engines load), `bookkeeping` |
 """
 
 import time

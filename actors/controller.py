@@ -318,7 +318,7 @@ class RunController:
             )
 
     async def _publish(self) -> None:
-        """Publish the learner's weights, and let new requests use them once every engine has proved that it has them."""
+        """Publish the learner's weights, and let new requests use them once every engine has proved to have them."""
         config, folder, version = self._config, self._config.run / "adapters", self.version
         weights = None
         if config.lora is None:

@@ -3,8 +3,8 @@
 Invariants: every sampling field is sent, so that no default of a model folder slips in; log-probabilities are those of
 the distribution that was sampled from; a request keeps the adapter that it began with, and an adapter is unloaded only
 when no request uses it. Where the whole model is replaced, requests are held in place meanwhile and go on with the new
-weights, their keys and values computed anew; each token knows its version. An engine whose weights could not be replaced
-never answers again.
+weights, their keys and values computed anew; each token knows its version. An engine whose weights could not be
+replaced never answers again.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from actors.adapters import Adapter, FullWeights, Published, checksum
+from actors.adapters import FullWeights, Published, checksum
 from actors.messages import Sampled, Sampling
 from actors.orphans import bind_children
 from dermo_ray.config.model import ModelSettings

@@ -147,8 +147,10 @@ class LearnerRank:
         return None
 
     def save_weights(self, folder: Path | None) -> None:
-        """Write adapter or model to `folder`, in PEFT's or Hugging Face's format; ranks other than 0 give None and only
-        help to gather."""
+        """Write adapter or model to `folder`, in PEFT's or Hugging Face's format.
+
+        Ranks other than 0 give None and only help to gather.
+        """
         weights = gathered_weights(self._trainer, self._policy)
         if folder is not None:
             # PEFT files hold the adapter alone and name the base model, so stock PEFT and vLLM can open them

@@ -44,9 +44,13 @@ class Dump:
         groups: list[list[ScoredCompletion]] = []
         for row in rollouts.read(folder):
             if row.prompt_id not in by_id:
-                raise UserError(f"{folder} holds completions for {row.prompt_id}, which is not among the prompts of data")
+                raise UserError(
+                    f"{folder} holds completions for {row.prompt_id}, which is not among the prompts of data"
+                )
             if row.token_ids is None or row.token_logprobs is None:
-                raise UserError(f"{folder} was written without token ids: only completions that have them can be replayed")
+                raise UserError(
+                    f"{folder} was written without token ids: only completions that have them can be replayed"
+                )
             if row.sample == 0:
                 groups.append([])
             groups[-1].append(row)
@@ -137,6 +141,4 @@ def _sampled(row: ScoredCompletion, earlier: int) -> Sampled:
     assert row.token_ids is not None  # a dump without them is refused
     assert row.token_logprobs is not None
     versions = [max(0, version - earlier) for version in row.token_versions or ()]
-    return Sampled(
-        list(row.token_ids), list(row.token_logprobs), row.text, row.finish_reason, versions=versions
-    )
+    return Sampled(list(row.token_ids), list(row.token_logprobs), row.text, row.finish_reason, versions=versions)

@@ -18,10 +18,10 @@ from pathlib import Path
 from statistics import NormalDist, fmean
 
 from actors.accounts import RunAccounts
-from actors.controller import RunController
-from actors.progress import Progress
 from actors.adapters import Published, Sent
+from actors.controller import RunController
 from actors.messages import Group, Prompt, Sampled, Sampling
+from actors.progress import Progress
 from benchmarks.machine import describe
 from benchmarks.simulated import SimulatedLearners, SimulatedRewards, prompts, settings
 from dermo_ray.data.prompts import PromptOrder

@@ -38,9 +38,7 @@ CASES = {
 """The model, the adapter, and how many versions of it are published."""
 
 
-async def published(
-    model: Path, lora: LoraSettings, count: int, folder: Path
-) -> tuple[list[float], list[float], int]:
+async def published(model: Path, lora: LoraSettings, count: int, folder: Path) -> tuple[list[float], list[float], int]:
     """Seconds of writing and of loading each of `count` versions, and the adapter's size in bytes."""
     policy: Any = load_policy(ModelSettings(path=model), lora)
     settings = RolloutSettings.model_validate(

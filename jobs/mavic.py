@@ -23,7 +23,17 @@ from rewards.check import check_reward
 CONFIG = MavicConfig
 
 CHANGEABLE = frozenset(
-    {"steps", "validation", "anomaly", "rollout", "rewards", "checkpoint_every", "keep_checkpoints", "keep_best", "checkpoint_copy"}
+    {
+        "steps",
+        "validation",
+        "anomaly",
+        "rollout",
+        "rewards",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "keep_best",
+        "checkpoint_copy",
+    }
     | {"preemption_deadline", "learner.timeout"}
     | {f"learner.{placement}" for placement in PoolSettings.model_fields}
 )

@@ -259,7 +259,9 @@ def test_the_log_probabilities_of_an_update_are_told_token_by_token(
 ) -> None:
     rank = one_rank(settings(tiny_model, data, sharding={"micro_batch_tokens": 250}))
     gap = rank.update(batch, 0)["rollout_logprob_diff"]
-    completions = {(i, k): done for i, group in enumerate(batch) for k, done in enumerate(group.scored.group.completions)}
+    completions = {
+        (i, k): done for i, group in enumerate(batch) for k, done in enumerate(group.scored.group.completions)
+    }
     learners = rank.trained_logprobs()
     assert learners.keys() == completions.keys()
     gaps = [

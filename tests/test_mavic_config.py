@@ -77,6 +77,8 @@ def test_without_a_correction_its_bounds_may_be_left_out() -> None:
 )
 def test_whole_weights_are_sent_from_gpu_to_gpu_where_both_sides_have_one(overrides: list[str], sends: bool) -> None:
     assert load(MavicConfig, None, [*NEEDED, *overrides]).sends_weights is sends
+
+
 def test_the_placement_of_a_worker_is_told_in_words() -> None:
     assert load(MavicConfig, None, NEEDED).rollout.placement == "1 CPU"
     given = ["rollout.gpus_per_worker=2", "rollout.accelerator_type=H100", "rollout.node_labels={market: spot}"]

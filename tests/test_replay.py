@@ -74,7 +74,10 @@ def test_groups_come_back_as_they_were_in_their_order(tmp_path: Path) -> None:
 
 def test_completions_are_as_old_as_they_were_whenever_the_recording_began(tmp_path: Path) -> None:
     write_run(tmp_path / "rollouts", first_step=10)
-    ages = [index // 2 - group.version for index, group in enumerate(replayed(Dump.read(tmp_path / "rollouts", PROMPTS), tmp_path))]
+    ages = [
+        index // 2 - group.version
+        for index, group in enumerate(replayed(Dump.read(tmp_path / "rollouts", PROMPTS), tmp_path))
+    ]
     assert ages == [0, 0, 1, 1, 2 - 1]  # the dropped group counts towards the next update
 
 

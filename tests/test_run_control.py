@@ -129,7 +129,11 @@ def test_a_run_stops_early_with_a_checkpoint_once_patience_is_at_its_end(tmp_pat
     worth = [0.1, 0.2, 0.6, *[0.5] * 40]
     learner = FakeLearners()
     reports = conduct(
-        config, FakeRollouts(at_once), learner, rewards=RewardsByVersion(worth), heldout=heldout_prompts(HELDOUT, config)
+        config,
+        FakeRollouts(at_once),
+        learner,
+        rewards=RewardsByVersion(worth),
+        heldout=heldout_prompts(HELDOUT, config),
     )
     last = reports[-1][0]
     assert 5 <= last < 10  # the third validation without a gain is that of version 5

@@ -128,9 +128,12 @@ class MavicConfig(Settings):
     @property
     def left_out(self) -> tuple[str, ...]:
         """The pools that the mode does without, by their settings."""
-        return {"train": (), "rollout_only": ("learner",), "train_only": ("rollout", "rewards"), "replay": ("rollout",)}[
-            self.mode
-        ]
+        return {
+            "train": (),
+            "rollout_only": ("learner",),
+            "train_only": ("rollout", "rewards"),
+            "replay": ("rollout",),
+        }[self.mode]
 
     @property
     def sends_weights(self) -> bool:
