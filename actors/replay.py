@@ -1,7 +1,6 @@
-"""Stand-ins for the pools that a mode leaves out: engines and reward workers that repeat what an earlier run recorded,
-and learners that learn nothing.
+"""Stand-ins for the pools that a mode leaves out.
 
-Invariants: groups come in the order in which that run used them, with the token ids, log-probabilities and age that
+Engines and reward workers repeat what an earlier run recorded, and learners learn nothing. Invariants: groups come in the order in which that run used them, with the token ids, log-probabilities and age that
 they had there; prompts alone are tokenised again, as the engine saw them.
 """
 

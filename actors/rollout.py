@@ -140,8 +140,8 @@ class Rollouts:
     async def load(self, weights: Published | Sent) -> None:
         """Returns once every engine that takes requests has proved that it has `weights`; later ones load them first.
 
-        An engine that can't is replaced; the second in a row ends the run. Weights that were sent are there already, and
-        an engine that comes later can't have them.
+        An engine that can't is replaced; the second in a row ends the run. Weights that were sent are there already,
+        and an engine that comes later can't have them.
         """
         if isinstance(weights, Sent):
             await self.pool.tell("version", timeout=self._timeout, answer=weights.version)

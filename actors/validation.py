@@ -25,7 +25,7 @@ VALIDATION = "validation"
 
 
 def heldout_prompts(prompts: Sequence[RLPrompt], config: MavicConfig) -> list[Prompt]:
-    """The prompts that each validation of a run asks; their indices are below 0, out of the way of those of training."""
+    """The prompts that each validation of a run asks; their indices are below 0, where training has none."""
     order = PromptOrder(list(prompts), config.seed)
     count = min(config.validation.prompts, len(prompts))
     return [Prompt(-1 - number, order[number]) for number in range(count)]
