@@ -92,14 +92,11 @@ class Engine:
             # On a CPU a prompt cut in two can't have a seed of its own (torch's CPU generator has no offset).
             enable_chunked_prefill=on_gpu,
             weight_transfer_config=WeightTransferConfig(backend="nccl") if receives else None,
+            worker_extension_cls="actors.engine_worker.Fingerprinted" if on_gpu else "actors.cpu_lora.DenseLora",
             **(
-                {
-                    "worker_extension_cls": "actors.engine_worker.Fingerprinted",
-                    "gpu_memory_utilization": settings.gpu_memory_utilization,
-                }
+                {"gpu_memory_utilization": settings.gpu_memory_utilization}
                 if on_gpu
                 else {
-                    "worker_extension_cls": "actors.cpu_lora.DenseLora",
                     "kv_cache_memory_bytes": int(settings.cpu_kv_cache_gib * 2**30),
                     "distributed_executor_backend": "uni" if settings.tensor_parallel_size == 1 else "mp",
                 }
@@ -182,9 +179,9 @@ class Engine:
         """The policy versions that are loaded."""
         return sorted(self._adapters)
 
-    def lora_request(self, version: int | None) -> LoRARequest | None:
-        """How vLLM knows the loaded policy `version`; None for the model itself, whatever version that has become."""
-        return None if version in (None, self._whole) else self._adapters[version]
+    def lora_request(self, version: int) -> LoRARequest:
+        """How vLLM knows the loaded adapter of policy `version`."""
+        return self._adapters[version]
 
     async def check_health(self) -> None:
         """Raises vLLM's error where the engine is dead."""
@@ -212,7 +209,8 @@ class Engine:
                 request,
                 self._parameters(sampling),
                 f"request-{next(self._request_ids)}",
-                lora_request=self.lora_request(version),
+                # the model itself may have become that version
+                lora_request=None if version is None or version == self._whole else self.lora_request(version),
             ):
                 final = output
         if final is None or final.prompt_token_ids is None:

@@ -1,7 +1,8 @@
 """Stand-ins for the pools that a mode leaves out.
 
-Engines and reward workers repeat what an earlier run recorded, and learners learn nothing. Invariants: groups come in the order in which that run used them, with the token ids, log-probabilities and age that
-they had there; prompts alone are tokenised again, as the engine saw them.
+Engines and reward workers repeat what an earlier run recorded, and learners learn nothing. Invariants: groups come in
+the order in which that run used them, with the token ids, log-probabilities and age that they had there; prompts alone
+are tokenised again, as the engine saw them.
 """
 
 import asyncio

@@ -1,8 +1,9 @@
 """The learners' end of vLLM's weight transfer: whole weights go from the learners' GPUs to the engines' over NCCL.
 
-This is the one place on the learners' side that touches it. Rank 0 sends; the others take part in gathering what it sends. The engines are driven through their rollout workers, all
-at once and with a deadline. The interface is vLLM 0.32's: a trainer built by `WeightTransferTrainerFactory`
-(https://docs.vllm.ai, "Weight Transfer"). Nobody has run this on GPUs yet; its tests stand in for NCCL.
+This is the one place on the learners' side that touches it. Rank 0 sends; the others take part in gathering what it
+sends. The engines are driven through their rollout workers, all at once and with a deadline. The interface is vLLM
+0.32's: a trainer built by `WeightTransferTrainerFactory` (https://docs.vllm.ai, "Weight Transfer"). Nobody has run this
+on GPUs yet; its tests stand in for NCCL.
 """
 
 from collections.abc import Callable, Sequence

@@ -82,6 +82,8 @@ def test_a_batch_is_described_by_rewards_terms_faults_lengths_and_staleness() ->
         "truncated": 0.25,
         "staleness/mean": 0.5,
         "staleness/max": 1.0,
+        "staleness/age_0": 6 / 18,  # the ages are of tokens
+        "staleness/age_1": 12 / 18,
     }
     assert metrics == pytest.approx(expected)
 
