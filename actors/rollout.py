@@ -73,7 +73,7 @@ class RolloutWorker:
 
     @asynccontextmanager
     async def _going_with_its_engine(self) -> AsyncIterator[None]:
-        """An engine is a process of its own. Where it is dead this worker ends as well, for its pool to start another."""
+        """An engine is a process of its own. Where it is dead this worker ends too, for its pool to start another."""
         try:
             yield
         except Exception:
@@ -104,7 +104,7 @@ class Rollouts:
         return group
 
     async def load(self, adapter: Adapter) -> None:
-        """Returns once every engine that takes requests has proved that it loaded `adapter`; later ones load it first."""
+        """Returns once every engine that takes requests has proved that it loaded `adapter`; later ones do so first."""
         await self.pool.tell("load", adapter, timeout=self._timeout, answer=adapter.checksum)
 
 
