@@ -100,7 +100,8 @@ class RayHost:
         strategy = NodeAffinitySchedulingStrategy(self._location.node_id, soft=False)
         read = ray.remote(_last_lines).options(num_cpus=0, scheduling_strategy=strategy, max_retries=0)
         try:
-            lines: str = await asyncio.wait_for(_awaited(read.remote(self._location.logs)), _LOG_DEADLINE)
+            async with asyncio.timeout(_LOG_DEADLINE):
+                lines: str = await read.remote(self._location.logs)
         except (RayError, TimeoutError):
             return "its log is out of reach"
         return f"its last lines: {lines}" if lines else "it wrote nothing"
@@ -110,14 +111,14 @@ def ray_hosts(
     actor_class: type, arguments: tuple[Any, ...], settings: PoolSettings, environment: dict[str, str]
 ) -> Callable[[], RayHost]:
     """Makes actors of `actor_class`, each built with `arguments`, placed as `settings` say."""
-    remote = ray.remote(_hosted(actor_class)).options(
+    decorated: Any = ray.remote(concurrency_groups={"health": 1})
+    remote = decorated(_hosted(actor_class)).options(
         num_cpus=settings.cpus_per_worker,
         num_gpus=settings.gpus_per_worker,
         accelerator_type=settings.accelerator_type,
         label_selector=settings.node_labels or None,
         resources=settings.resources or None,
         runtime_env={"env_vars": environment},
-        concurrency_groups={"health": 1},
     )
     return lambda: RayHost(remote.remote(*arguments))
 
@@ -157,10 +158,6 @@ def _why(death: RayError) -> str:
     lines = [line.strip() for line in str(death).splitlines()]
     told = [line for line in lines if line and not line.startswith(_IDENTIFIERS)]
     return " ".join(told)[:300] or type(death).__name__
-
-
-async def _awaited(reference: Any) -> Any:
-    return await reference
 
 
 def last_line(error: BaseException) -> str:

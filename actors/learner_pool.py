@@ -2,7 +2,8 @@
 
 Invariants: every call goes to all ranks at once, with a deadline; the first rank that fails, dies, freezes or is late
 counts, since it leaves the others waiting in a collective, and is named; all ranks are then started anew from the last
-good checkpoint, the updates made since are made again from the same batches, and so is the call. Engines notice nothing.
+good checkpoint, the updates made since are made again from the same batches, and so is the call. Engines notice
+nothing.
 """
 
 import asyncio
@@ -40,8 +41,8 @@ class RankError(PoolError):
 class LearnerPool:
     """`config.learner.workers` ranks on their own resources.
 
-    `new_host` makes the host of a rank. `share` turns a batch into what ranks are sent: by default a reference into Ray's
-    object store, so that it travels once however many ranks read it, and lies on disk where memory is short.
+    `new_host` makes the host of a rank. `share` turns a batch into what ranks are sent: by default a reference into
+    Ray's object store, so that it travels once however many ranks read it, and lies on disk where memory is short.
     """
 
     def __init__(
@@ -206,8 +207,9 @@ class LearnerPool:
         if self.locations[number] is None:
             await asyncio.Event().wait()  # it has no process yet
         while True:
-            try:
-                await asyncio.wait_for(self.ranks[number].ping(), self._config.learner.heartbeat)
+            try:  # not wait_for, which may swallow that it is cancelled
+                async with asyncio.timeout(self._config.learner.heartbeat):
+                    await self.ranks[number].ping()
             except TimeoutError:
                 raise WorkerDied(f"gave no sign of life within {self._config.learner.heartbeat:g} s") from None
             await asyncio.sleep(self._config.learner.heartbeat / 3)
@@ -217,7 +219,8 @@ class LearnerPool:
         if not isinstance(error, WorkerDied):
             for other, rank in enumerate(self.ranks):
                 try:
-                    await asyncio.wait_for(rank.ping(), min(_PROOF_OF_LIFE, self._config.learner.heartbeat))
+                    async with asyncio.timeout(min(_PROOF_OF_LIFE, self._config.learner.heartbeat)):
+                        await rank.ping()
                 except (WorkerDied, TimeoutError) as death:
                     number, error = other, WorkerDied(str(death) or "gave no sign of life")
                     break

@@ -139,7 +139,7 @@ def accounts_of(pools: Pools) -> RunAccounts:
 
 
 async def _unless_terminated(run: Coroutine[Any, Any, None], controller: RunController, deadline: float) -> bool:
-    """Whether `run` came to its end. On SIGTERM the controller stops; what takes longer than `deadline` s is cut off."""
+    """Whether `run` came to its end. After SIGTERM it stops; what takes longer than `deadline` s is cut off."""
     loop, task, stopping = asyncio.get_running_loop(), asyncio.ensure_future(run), []
 
     def on_sigterm() -> None:

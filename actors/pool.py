@@ -18,7 +18,7 @@ from actors.hosting import Host, Location, WorkerDied, last_line, ray_hosts
 from dermo_ray.config.pools import PoolSettings
 
 _LOSSES = 3
-"""Losses in a row, for each worker that should be there, after which a pool gives up unless a call succeeds meanwhile."""
+"""Losses in a row, for each worker that should be there, after which a pool gives up: no call succeeded meanwhile."""
 _ATTEMPTS = 5
 """Workers that one call may lose: what kills them all is the call."""
 _LATE = 2
@@ -158,8 +158,8 @@ class Pool:
     async def tell(self, method: str, *arguments: Any, timeout: float, answer: Any = None) -> None:
         """Call `method` on every worker that takes calls, and on each to come before it does.
 
-        A worker that does not give `answer` (any will do where that is None), or raises, is replaced; two in a row are a
-        `PoolError`.
+        A worker that does not give `answer` (any will do where that is None), or raises, is replaced; two in a row are
+        a `PoolError`.
         """
         self._news = News(method, arguments, timeout, answer)
         ready = [worker for worker in self.workers if worker.state == "ready"]

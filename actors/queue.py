@@ -14,8 +14,8 @@ from actors.messages import ScoredGroup
 class GroupQueue:
     """Holds what is under way. `taken` groups were trained on before; `next_index` was never admitted.
 
-    `pending` prompts are admitted again before any other; `ready` groups, each with whether it teaches nothing, wait for
-    their update.
+    `pending` prompts are admitted again before any other; `ready` groups, each with whether it teaches nothing,
+    wait for their update.
     """
 
     def __init__(

@@ -107,7 +107,7 @@ class RolloutWorker:
 
     @asynccontextmanager
     async def _going_with_its_engine(self) -> AsyncIterator[None]:
-        """An engine is a process of its own. Where it is dead this worker ends as well, for its pool to start another."""
+        """An engine is a process of its own. Where it is dead this worker ends too, for its pool to start another."""
         try:
             yield
         except Exception:
@@ -138,7 +138,7 @@ class Rollouts:
         return group
 
     async def load(self, weights: Published | Sent) -> None:
-        """Returns once every engine that takes requests has proved that it has `weights`; later ones load them first.
+        """Returns once every engine that takes requests has proved that it has `weights`; later ones do so first.
 
         An engine that can't is replaced; the second in a row ends the run. Weights that were sent are there already,
         and an engine that comes later can't have them.
@@ -152,6 +152,7 @@ class Rollouts:
         """The Ray actors of the workers that take calls."""
         hosts = [worker.host for worker in self.pool.workers if worker.state == "ready"]
         return [host.actor for host in hosts if isinstance(host, RayHost)]
+
 
 
 def rollout_pool(

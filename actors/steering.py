@@ -132,7 +132,8 @@ class Steering:
             while True:
                 self._autoscale()
                 try:
-                    await asyncio.wait_for(self._exchange(), _DEADLINE)
+                    async with asyncio.timeout(_DEADLINE):
+                        await self._exchange()
                 except (RayError, TimeoutError, ValueError) as error:  # a name that the cluster has not yet let go of
                     _log.info("the desk of %s is set up anew: %s", self._run, error)
                     self._desk = None

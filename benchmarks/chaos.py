@@ -1,9 +1,9 @@
 """Random faults against live runs on a 3-node local cluster: `python -m benchmarks.chaos [FAULTS] [SEED]`.
 
-Runs of `benchmarks.simulated_run` (real controller, pools, Ray actors, ledger, checkpoints; simulated engines, rewards and
-ranks) are hit by kills and freezes of every kind of actor, node losses, kills of the driver, SIGTERM and damaged
-checkpoints; a driver that ended is started again. Every run must end by itself with the right number of updates, a ledger
-that shows every prompt used once, and weights that are those of the updates in the ledger. Writes
+Runs of `benchmarks.simulated_run` (real controller, pools, Ray actors, ledger, checkpoints; simulated engines,
+rewards and ranks) are hit by kills and freezes of every kind of actor, node losses, kills of the driver, SIGTERM and
+damaged checkpoints; a driver that ended is started again. Every run must end by itself with the right number of
+updates, a ledger that shows every prompt used once, and weights that are those of the updates in the ledger. Writes
 `benchmarks/results/chaos.json`.
 """
 

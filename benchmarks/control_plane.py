@@ -1,9 +1,10 @@
 """How many rollout workers one controller keeps busy: `python -m benchmarks.control_plane`.
 
-512 simulated workers live in a few Ray actors, which sleep as long as completions take and answer with groups of real
-size, so that the controller, its pools and Ray's calls are the real ones. Reports the throughput as a share of the ideal,
-in which every worker always has as many groups as it takes, and the controller's CPU time per group. A second run, in one
-process and with hardly any sleep, follows its memory over 100,000 groups. Writes `benchmarks/results/control_plane.json`.
+512 simulated workers live in a few Ray actors, which sleep as long as completions take and answer with groups of
+real size, so that the controller, its pools and Ray's calls are the real ones. Reports the throughput as a share of
+the ideal, in which every worker always has as many groups as it takes, and the controller's CPU time per group. A
+second run, in one process and with hardly any sleep, follows its memory over 100,000 groups. Writes
+`benchmarks/results/control_plane.json`.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """Rollout workers come and go in a live run: `python -m benchmarks.scaling`.
 
-A run of `benchmarks.simulated_run` begins with one rollout worker, `jobs.scale` makes it four and then two. A simulated
-engine takes five groups at once and no CPU to speak of, so that two cores show what more engines would bring. Reports the
-groups scored per second in each phase. Writes `benchmarks/results/scaling.json`.
+A run of `benchmarks.simulated_run` begins with one rollout worker, `jobs.scale` makes it four and then two. A
+simulated engine takes five groups at once and no CPU to speak of, so that two cores show what more engines would
+bring. Reports the groups scored per second in each phase. Writes `benchmarks/results/scaling.json`.
 """
 
 import json

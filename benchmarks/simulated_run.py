@@ -1,7 +1,8 @@
-"""A run of jobs.mavic over simulated workers on Ray, as a process of its own: `python -m benchmarks.simulated_run FILE`.
+"""A run of jobs.mavic over simulated workers, as a process of its own: `python -m benchmarks.simulated_run FILE`.
 
 Everything but the work of engines, reward terms and learner ranks is the real thing: controller, pools, Ray actors,
-ledger, checkpoints, resume, SIGTERM. FILE is JSON: the settings of jobs.mavic under `mavic`, the rest as in `Simulation`.
+ledger, checkpoints, resume, SIGTERM. FILE is JSON: the settings of jobs.mavic under `mavic`, the rest as in
+`Simulation`.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """Checkpoints on another file system: a folder, or whatever fsspec reaches by URL (s3://, gs://, memory:// and so on).
 
-`URL/step_000020/...` are the files of a checkpoint; beside them lie the run's settings and its ledger as they were then.
+`URL/step_000020/...` are the files of a checkpoint; beside them lie the run's settings and its ledger of then.
 Invariants: object stores can't rename, so `MANIFEST.json` is written last and removed first, and a folder without it is
 no checkpoint; old copies go only when a newer one is whole.
 """

@@ -103,8 +103,8 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 def recover(checkpoints: Path) -> Path | None:
     """The newest checkpoint that is whole, None where there is none yet; for the run that owns the folder.
 
-    `latest` points at it afterwards, and damaged ones are put aside under a name that begins with a dot, which is said in
-    the log. Raises `UserError`, the first damage, where there are checkpoints and none of them is whole.
+    `latest` points at it afterwards, and damaged ones are put aside under a name that begins with a dot, which is said
+    in the log. Raises `UserError`, the first damage, where there are checkpoints and none of them is whole.
     """
     for replaced in checkpoints.glob(".step_*.replaced"):  # a writer was killed before the new one took its name
         final = replaced.with_name(replaced.name.removeprefix(".").removesuffix(".replaced"))

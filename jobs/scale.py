@@ -70,11 +70,9 @@ async def _look(desk: Any, config: ScaleConfig) -> tuple[RunState, float, int]:
 
 
 async def _answer(reference: Any, config: ScaleConfig) -> Any:
-    async def awaited() -> Any:
-        return await reference
-
     try:
-        return await asyncio.wait_for(awaited(), config.timeout)
+        async with asyncio.timeout(config.timeout):
+            return await reference
     except TimeoutError:
         raise UserError(f"the desk of {config.run} did not answer within {config.timeout:g} s") from None
 

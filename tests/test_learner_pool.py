@@ -1,4 +1,4 @@
-"""The learner pool over fake ranks: whatever happens to one, the updates are those of a pool that nothing happened to."""
+"""The learner pool over fake ranks: whatever happens to one, the updates are those of an undisturbed pool."""
 
 import asyncio
 import math

@@ -98,7 +98,7 @@ class MavicConfig(Settings):
     keep_best: int = Field(default=0, ge=0)
     """How many more stay for their score: the mean reward of the update before them."""
     checkpoint_copy: str | None = None
-    """Where else checkpoints go: a folder or an fsspec URL, such as s3://bucket/run; a run without any starts from there."""
+    """Where else checkpoints go: a folder or an fsspec URL, such as s3://bucket/run. A run without any starts there."""
     preemption_deadline: float = Field(default=60, gt=0)
     """Seconds that a run has for a last checkpoint once it gets SIGTERM."""
     seed: int = Field(default=0, ge=0)

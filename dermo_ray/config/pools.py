@@ -18,9 +18,9 @@ class PoolSettings(Settings):
     """CPU cores that each actor reserves."""
     accelerator_type: str | None = None
     """Ray's name of the accelerator to insist on, such as H100."""
-    node_labels: dict[str, str] = {}
+    node_labels: dict[str, str] = Field(default={})
     """Labels that a node must have, as `ray start --labels` gives them."""
-    resources: dict[str, float] = {}
+    resources: dict[str, float] = Field(default={})
     """Resources of the cluster's own that each actor reserves, as `ray start --resources` gives them."""
     heartbeat: float = Field(default=60, gt=0)
     """Seconds within which a worker must give a sign of life, however busy it is; one that does not is replaced."""
