@@ -92,7 +92,7 @@ class Engine:
             # On a CPU a prompt cut in two can't have a seed of its own (torch's CPU generator has no offset).
             enable_chunked_prefill=on_gpu,
             weight_transfer_config=WeightTransferConfig(backend="nccl") if receives else None,
-            worker_extension_cls="actors.engine_worker.Fingerprinted" if on_gpu else "actors.cpu_lora.DenseLora",
+            worker_extension_cls="actors.engine_worker.EngineWorker" if on_gpu else "actors.cpu_lora.DenseLora",
             **(
                 {"gpu_memory_utilization": settings.gpu_memory_utilization}
                 if on_gpu
@@ -113,7 +113,7 @@ class Engine:
         if isinstance(weights, FullWeights):
             found = await asyncio.to_thread(_verified, weights)
             await self._hold()
-            await self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(weights.path)})
+            await self.llm.collective_rpc("replace_weights", args=(str(weights.path),))
             await self._go_on(weights.version)
             return found
         found = await self._add(weights)
