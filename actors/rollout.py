@@ -154,7 +154,6 @@ class Rollouts:
         return [host.actor for host in hosts if isinstance(host, RayHost)]
 
 
-
 def rollout_pool(
     settings: RolloutSettings, model: ModelSettings, lora_rank: int | None, data: Path, receives: bool = False
 ) -> Pool:

@@ -60,6 +60,8 @@ def test_a_term_that_fails_twice_is_named_with_the_prompt() -> None:
 
 
 def test_a_term_that_is_late_twice_is_named_with_the_prompt_and_the_worker() -> None:
-    message = r"prompt p001 \(index 4\) was not scored: reward worker 2 .* did not answer score within 0\.05 s, and neither"
+    message = (
+        r"prompt p001 \(index 4\) was not scored: reward worker 2 .* did not answer score within 0\.05 s, and neither"
+    )
     with pytest.raises(RewardError, match=message):
         score(["late", "late"])

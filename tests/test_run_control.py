@@ -184,7 +184,7 @@ class NormsOf(FakeLearners):
 def test_an_anomaly_stops_the_run_before_it_is_published_and_leaves_its_batch(tmp_path: Path) -> None:
     config = settings(tmp_path, anomaly={"window": 3, "grad_norm_factor": 10})
     rollout, learner = FakeRollouts(at_once), NormsOf([1.0, 2.0, 1.0, 1.5, 80.0, 1.0])
-    with pytest.raises(AnomalyError, match="update 4: the gradient's norm 80 is more than 10 times the median 1.5"):
+    with pytest.raises(AnomalyError, match=r"update 4: the gradient's norm 80 is more than 10 times the median 1\.5"):
         conduct(config, rollout, learner)
     assert rollout.version == 4  # the policy before the update
     rows = rollouts.read(tmp_path / ANOMALIES)
