@@ -1,9 +1,9 @@
 """How much faster a run is that samples while it learns: `python -m benchmarks.overlap`.
 
-A simulation: the real run controller over simulated pools (`benchmarks/simulated.py`) that sleep instead of working. In every
-batch the completions' times are log-normal with their median at the time of an update and the slowest at four times
-that, and a group takes as long as its slowest completion; loading weights takes a fiftieth of an update. Synchronous
-(max_staleness 0) against asynchronous (1 and 2), and how well the pools' shares of time add up to wall time.
+A simulation: the real run controller over simulated pools (`benchmarks/simulated.py`) that sleep instead of working. In
+every batch the completions' times are log-normal with their median at the time of an update and the slowest at four
+times that, and a group takes as long as its slowest completion; loading weights takes a fiftieth of an update.
+Synchronous (max_staleness 0) against asynchronous (1 and 2), and how well the shares of time add up to wall time.
 Writes `benchmarks/results/overlap.json`. Simulated seconds say nothing of how long real engines and learners take.
 """
 
@@ -28,12 +28,12 @@ from dermo_ray.data.prompts import PromptOrder
 from dermo_ray.ledger import Ledger, Opening
 
 RESULT = Path("benchmarks/results/overlap.json")
-UPDATE = 0.5
+UPDATE = 0.2
 """Seconds of an update, and of the median completion."""
 SLOWEST = 4
 """Times that for the slowest completion of a batch."""
 GROUPS, GROUP_SIZE = 16, 8
-UPDATES = 22
+UPDATES = 18
 FIRST = 2
 """Updates that are left out, while the pools fill."""
 SEEDS = (0, 1, 2)

@@ -130,7 +130,7 @@ def recover(checkpoints: Path) -> Path | None:
 
 
 def retain(checkpoints: Path, keep: int, keep_best: int = 0, spare: Collection[int] = ()) -> None:
-    """Remove all but the newest `keep` checkpoints, the `keep_best` of the others with the highest `score`, and `spare`."""
+    """Remove all but the newest `keep` checkpoints, the `keep_best` others with the highest `score`, and `spare`."""
     steps = {int(path.name.removeprefix("step_")): path for path in checkpoints.glob("step_*")}
     scores = {step: read_state(path).get("score") if keep_best else None for step, path in steps.items()}
     for step in surplus(scores, keep, keep_best):

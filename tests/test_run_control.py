@@ -1,5 +1,7 @@
-"""What the run controller does beside training, over fake pools: accounts of time, validations, early stopping, the stop
-at anomalies, and runs that leave a pool out."""
+"""What the run controller does beside training, over fake pools.
+
+Accounts of time, validations, early stopping, the stop at anomalies, and runs that leave a pool out.
+"""
 
 import asyncio
 import json
