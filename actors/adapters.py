@@ -1,4 +1,4 @@
-"""Adapters on their way from the learners to the engines: one immutable folder per policy version.
+"""Weights on their way from the learners to the engines as files: one immutable folder per policy version.
 
 Invariants: a folder that carries its final name is complete and never changes; versions only grow; name, path and id
 are new for every version, since vLLM's prefix cache tells adapters apart by name and path alone.
@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self, TypeVar
 
 from safetensors import safe_open
 
@@ -18,23 +19,50 @@ WEIGHTS = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
-class Adapter:
-    """A published adapter: the weights after `version` updates, where they lie, and the SHA-256 of the weights file."""
+class Published:
+    """The weights after `version` updates, where they lie, and the SHA-256 of their files."""
 
     version: int
     path: Path
     checksum: str
 
     @classmethod
-    def at(cls, path: Path, version: int) -> "Adapter":
-        """The adapter that lies in `path`."""
+    def at(cls, path: Path, version: int) -> Self:
+        """The weights that lie in `path`."""
         return cls(version, path, checksum(path))
 
 
+class Adapter(Published):
+    """A published adapter, in PEFT's format."""
+
+
+class FullWeights(Published):
+    """A whole model that was published, in Hugging Face's format."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """Whole weights that went straight from the learners' memory to the engines', where they are policy `version`."""
+
+    version: int
+
+
+PublishedT = TypeVar("PublishedT", bound=Published)
+
+
 def checksum(path: Path) -> str:
-    """SHA-256 of the weights file of the adapter in `path`."""
-    with (path / WEIGHTS).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of the weights in `path`: of its safetensors files, one after the other in the order of their names.
+
+    Raises `FileNotFoundError` where there is none.
+    """
+    files = sorted(path.glob("*.safetensors"))
+    if not files:
+        raise FileNotFoundError(f"{path} holds no weights")
+    digest = hashlib.sha256()
+    for name in files:
+        with name.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()
 
 
 def adapts_vision(path: Path) -> bool:
@@ -43,8 +71,8 @@ def adapts_vision(path: Path) -> bool:
         return any(re.search(r"\.(visual|vision\w*)\.", name) for name in file.keys())  # noqa: SIM118
 
 
-def publish(folder: Path, version: int, save: Callable[[Path], None]) -> Adapter:
-    """Let `save` write the adapter aside, then give it its final name `v000042`.
+def publish(folder: Path, version: int, save: Callable[[Path], None], kind: type[PublishedT]) -> PublishedT:
+    """Let `save` write the weights aside, then give them their final name `v000042`.
 
     A folder of that name that a killed run left behind is replaced: no engine of this run can have read it.
     """
@@ -56,7 +84,7 @@ def publish(folder: Path, version: int, save: Callable[[Path], None]) -> Adapter
     if final.exists():
         shutil.rmtree(final)
     os.rename(partial, final)
-    return Adapter.at(final, version)
+    return kind.at(final, version)
 
 
 def retire(folder: Path, keep: set[int]) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from actors.environment import threads, worker_environment
 from actors.messages import Sampling, sampling_seed
-from actors.pool import Pool
+from actors.pool import ray_pool
 from dermo_ray.asking.answers import Answer
 from dermo_ray.config.teacher import TeacherPoolSettings, TeacherSettings
 from dermo_ray.data.teacher.ask import Ask, Picture
@@ -65,7 +65,7 @@ async def pool_teacher(settings: TeacherSettings) -> AsyncIterator[Ask]:
     """The engines of `settings.pool`, which must be set, on the Ray cluster that is connected."""
     if settings.pool is None:
         raise ValueError("the settings name no pool")
-    pool = Pool(
+    pool = ray_pool(
         "teacher",
         settings.pool,
         Annotator,

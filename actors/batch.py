@@ -5,11 +5,11 @@ divergence go into the advantages alone.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean, pstdev
 from typing import Any
 
-from actors.messages import ScoredGroup, TrainingGroup
+from actors.messages import CompletionName, ScoredGroup, TrainingGroup
 from dermo_ray.algorithms import advantages, overlong_penalty
 from dermo_ray.config.algorithm import AlgorithmSettings
 from dermo_ray.rollouts import ScoredCompletion
@@ -73,6 +73,7 @@ def describe(groups: Sequence[ScoredGroup], version: int) -> dict[str, float]:
     lengths = [len(completion.token_ids) for completion in completions]
     totals = [[reward.total for reward in scored.rewards] for scored in groups]
     staleness = [version - scored.group.version for scored in groups]
+    ages = token_ages(groups, version)
     metrics = {
         "reward/total": fmean(reward.total for reward in rewards),
         "reward_std_in_group": fmean(pstdev(values) for values in totals),
@@ -85,10 +86,22 @@ def describe(groups: Sequence[ScoredGroup], version: int) -> dict[str, float]:
         "staleness/mean": fmean(staleness),
         "staleness/max": float(max(staleness)),
     }
+    metrics |= {f"staleness/age_{age}": share for age, share in ages.items()}
     for term in sorted({name for reward in rewards for name in reward.terms}):
         metrics[f"reward/{term}"] = fmean(reward.terms[term] for reward in rewards if term in reward.terms)
     faults = Counter(fault for reward in rewards for fault in reward.faults)
     return metrics | {f"faults/{name}": count / len(rewards) for name, count in sorted(faults.items())}
+
+
+def token_ages(groups: Sequence[ScoredGroup], version: int) -> dict[int, float]:
+    """The share of sampled tokens by how many updates older their policy was than `version`."""
+    counts: Counter[int] = Counter()
+    for group in (scored.group for scored in groups):
+        for completion in group.completions:
+            versions = completion.versions or [group.version] * len(completion.token_ids)
+            counts.update(version - sampled_by for sampled_by in versions)
+    total = max(1, counts.total())
+    return {age: count / total for age, count in sorted(counts.items())}
 
 
 def watched(scored: ScoredGroup) -> Watched:
@@ -96,10 +109,21 @@ def watched(scored: ScoredGroup) -> Watched:
     return Watched(scored.rewards, [len(completion.token_ids) for completion in scored.group.completions])
 
 
-def completion_rows(training: TrainingGroup, step: int) -> list[ScoredCompletion]:
-    """The rows of a group that was trained on in the run's record of rollouts."""
+def completion_rows(
+    training: TrainingGroup, step: int, logprobs: Mapping[CompletionName, Sequence[float]]
+) -> list[ScoredCompletion]:
+    """The rows of a group that was trained on in the run's record of rollouts; `logprobs` are the learner's."""
+    index = training.scored.group.prompt.index
     return [
-        scored_completion(training.scored, sample, "mavic", step=step, advantage=advantage, greedy=False)
+        scored_completion(
+            training.scored,
+            sample,
+            "mavic",
+            step=step,
+            advantage=advantage,
+            learner_logprobs=logprobs.get((index, sample)),
+            greedy=False,
+        )
         for sample, advantage in enumerate(training.advantages)
     ]
 
@@ -126,6 +150,9 @@ def scored_completion(scored: ScoredGroup, sample: int, policy: str, **more: Any
         tokens=len(completion.token_ids),
         finish_reason=completion.finish_reason,
         logprob=fmean(completion.logprobs) if completion.logprobs else 0.0,
+        token_ids=tuple(completion.token_ids),
+        token_logprobs=tuple(completion.logprobs),
+        token_versions=tuple(completion.versions or [group.version] * len(completion.token_ids)),
         reward=reward.total,
         terms=reward.terms,
         weights=reward.weights,

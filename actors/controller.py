@@ -1,21 +1,24 @@
 """The run controller: admits prompts, collects scored groups, updates the policy, publishes it.
 
-It runs on one asyncio loop, on the driver. Invariants: a group is admitted only while the capacity gate has room, so no
-completion is more than `max_staleness` updates old when it is trained on; every admitted prompt is trained on once, or
-recorded once as dropped because its group taught nothing; engines answer with a version only after all of them proved
-that they loaded the published files.
+It runs on one asyncio loop, on the driver, and knows its pools through `actors.interfaces` alone. Invariants: a group
+is admitted only while the capacity gate has room, so no completion is more than `max_staleness` updates old when it is
+trained on; every admitted prompt is trained on once, or recorded once as dropped because its group taught nothing or as
+unscored because its reward could not be computed; the ledger tells what an update was made from before a checkpoint
+holds that update. An update that is an anomaly is neither published nor in a checkpoint; its batch is left to look at.
 """
 
 import asyncio
-import math
+import json
+import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
+from pathlib import Path
 from statistics import fmean
+from typing import Any
 
-import ray
-
-from actors import refill
+from actors import progress as progresses
+from actors.accounts import RunAccounts
 from actors.adapters import retire
 from actors.batch import (
     completion_rows,
@@ -26,35 +29,35 @@ from actors.batch import (
     watched,
     with_advantages,
 )
-from actors.learner_pool import LearnerPool
-from actors.messages import Prompt, Sampling, ScoredGroup, sampling_seed
-from actors.pool import Pool, PoolError
-from dermo_ray import checkpoints, rollouts
+from actors.interfaces import CheckpointError, Learners, RewardError, Rewards, Rollouts
+from actors.messages import Group, Prompt, Sampling, ScoredGroup, TrainingGroup, sampling_seed
+from actors.progress import Progress, ledger_entry
+from actors.queue import GroupQueue
+from actors.validation import Validations
+from dermo_ray import checkpoint_copies, checkpoints, rollouts
+from dermo_ray.anomalies import Anomalies
 from dermo_ray.config.mavic import MavicConfig
 from dermo_ray.data.prompts import PromptOrder
+from dermo_ray.ledger import Ledger
 from dermo_ray.records import RLPrompt
-from dermo_ray.run_directory import CHECKPOINTS
+from dermo_ray.rollouts import ScoredCompletion
+from dermo_ray.run_directory import CHECKPOINTS, ROLLOUTS
 from rewards.watch import Watch
 
-ROLLOUTS = "rollouts"
+Report = Callable[[int, dict[str, float], str | None, Sequence[ScoredCompletion]], None]
+"""Takes the number of an update that was made, its metrics, an alarm where there is cause for one, and the rows."""
 
-Report = Callable[[int, dict[str, float], str | None], None]
-"""Takes the number of an update that was made, its metrics, and an alarm where there is cause for one."""
+ANOMALIES = "anomalies"
+"""The folder of the run directory with the batches of updates that stopped the run."""
 
-StoreImages = Callable[[RLPrompt], "ray.ObjectRef[list[bytes]]"]
-"""Puts the images of a prompt where all pools can read them."""
+_log = logging.getLogger(__name__)
+
+StoreImages = Callable[[RLPrompt], Any]
+"""Puts the images of a prompt where all pools can read them, and returns the reference."""
 
 
-@dataclass
-class Progress:
-    """How far a run has come; what a checkpoint restores besides weights and optimizer."""
-
-    version: int = 0
-    """Learner updates made."""
-    next_index: int = 0
-    """The first prompt index that was never admitted."""
-    pending: list[int] = field(default_factory=list)
-    """Indices that were admitted but neither trained on nor dropped yet; a resumed run samples them first."""
+class AnomalyError(RuntimeError):
+    """An update is so unlike those before it that somebody should look at it."""
 
 
 def capacity(max_concurrent: int, running: int, max_staleness: int, version: int, batch: int, accepted: int) -> int:
@@ -74,81 +77,108 @@ class RunController:
         self,
         config: MavicConfig,
         order: PromptOrder,
-        rollout: Pool,
-        reward: Pool,
-        learner: LearnerPool,
+        rollout: Rollouts,
+        reward: Rewards,
+        learner: Learners,
+        ledger: Ledger,
         progress: Progress,
         report: Report,
+        heldout: Sequence[Prompt] = (),
+        accounts: RunAccounts | None = None,
         store_images: StoreImages | None = None,
     ) -> None:
+        """`heldout` are the prompts of the validations."""
         self._config = config
         self._order = order
         self._rollout, self._reward, self._learner = rollout, reward, learner
-        self._progress = progress
+        self._ledger = ledger
         self._report = report
-        self._store_images = store_images
-        self._running: set[int] = set()
-        self._ready: dict[int, ScoredGroup] = {}
-        """Scored groups by the index of their prompt."""
-        self._constant: set[int] = set()
-        """Those of them that dynamic sampling may drop."""
-        self._taken = progress.version * config.batch_groups
-        """Groups that updates were made from, or will be next."""
+        self.version = progress.version
+        """Learner updates made."""
+        self._score = progress.score
+        self._unscored = progress.unscored
+        """Groups that were given up, those included that the ledger does not tell of yet."""
+        self._given_up: list[Group] = []
+        """Those that it will tell of with the next update."""
+        self._queue = GroupQueue(
+            config.batch_groups,
+            config.algorithm.max_refill * config.batch_groups if config.algorithm.dynamic_sampling else 0,
+            taken=progress.version * config.batch_groups,
+            next_index=progress.next_index,
+            pending=progress.pending,
+            ready=[(scored, self._teaches_nothing(scored)) for scored in progress.ready],
+        )
         self._change = asyncio.Condition()
-        self._again = sorted(progress.pending)
+        self._groups: set[asyncio.Task[None]] = set()
         self._published = progress.version
+        self.saved = progress.version
+        """The update of the newest checkpoint."""
+        self.running = False
+        """Whether `run` is at work."""
+        self._stop_reason: str | None = None
         self._watch = Watch(config.watch)
+        self._anomalies = Anomalies(config.anomaly)
+        self._validations = Validations(config, heldout, rollout, reward, progress.best)
+        self._accounts = accounts or RunAccounts()
+        self._store_images = store_images
 
-    async def run(self) -> None:
-        """Make the updates that are left. The first error of any pool ends the run."""
+    async def run(self) -> str | None:
+        """Make the updates that are left. The first error of any pool ends the run.
+
+        Returns None, or the reason that `stop` was given; there is a checkpoint of the last update either way.
+        """
+        self.running = True
         await self._publish()
         try:
             async with asyncio.TaskGroup() as tasks:
                 admission = tasks.create_task(self._admit(tasks))
-                while self._progress.version < self._config.steps:
-                    await self._step()
+                while self.version < self._config.steps and await self._step():
+                    pass
+                if self.saved < self.version:
+                    await self._checkpoint()
                 admission.cancel()
+                for group in self._groups:
+                    group.cancel()
         except BaseExceptionGroup as failures:
             first = failures.exceptions[0]
             raise first from first.__cause__
+        finally:
+            self._validations.cancel()
+        return self._stop_reason
+
+    async def stop(self, reason: str) -> None:
+        """End the run with a checkpoint, after the update that is being made but without waiting for another batch."""
+        async with self._change:
+            self._stop_reason = reason
+            self._change.notify_all()
+
+    # -- from prompts to scored groups ---------------------------------------------------------------------------------
 
     async def _admit(self, tasks: asyncio.TaskGroup) -> None:
         """Start a group whenever there is room; a group that is dropped makes room for another."""
         while True:
             async with self._change:
                 await self._change.wait_for(lambda: self._room() > 0)
-            index = self._next_index()
-            self._running.add(index)
-            tasks.create_task(self._group(Prompt(index, self._order[index])))
+            index = self._queue.admit()
+            group = tasks.create_task(self._group(Prompt(index, self._order[index])))
+            self._groups.add(group)
+            group.add_done_callback(self._groups.discard)
 
     def _room(self) -> int:
-        config = self._config
-        ahead = self._ahead()
+        config, running, ahead = self._config, self._queue.running, self._queue.ahead()
+        left = config.steps * config.batch_groups - ahead if self._stop_reason is None else 0
         room = capacity(
             config.rollout.max_concurrent,
-            len(self._running),
+            running,
             config.max_staleness,
             self._published,
             config.batch_groups,
-            accepted=ahead - len(self._running),
+            accepted=ahead - running,
         )
-        return min(room, config.steps * config.batch_groups - ahead)
-
-    def _ahead(self) -> int:
-        """How many groups, at most, are trained on before one that is admitted now."""
-        under_way = sorted([*self._running, *self._ready])
-        constant = (index in self._constant for index in under_way)
-        return self._taken + sum(refill.kept(constant, self._config.batch_groups, self._most_dropped()))
-
-    def _most_dropped(self) -> int:
-        algorithm = self._config.algorithm
-        return algorithm.max_refill * self._config.batch_groups if algorithm.dynamic_sampling else 0
-
-    def _next_index(self) -> int:
-        if self._again:
-            return self._again.pop(0)
-        self._progress.next_index += 1
-        return self._progress.next_index - 1
+        if min(room, left) <= 0:
+            full = "concurrency" if running >= config.rollout.max_concurrent else "staleness"
+            self._accounts.rollout(wait="end" if left <= 0 else full)
+        return min(room, left)
 
     async def _group(self, prompt: Prompt) -> None:
         config = self._config
@@ -160,60 +190,115 @@ class RunController:
         )
         if self._store_images is not None:
             prompt = replace(prompt, stored=await asyncio.to_thread(self._store_images, prompt.record))
-        group = await self._rollout.call("sample", prompt, sampling, timeout=config.rollout.timeout)
-        scored = await self._reward.call("score", group, timeout=config.rewards.timeout)
+        with self._accounts.group("sampling"):
+            group = await self._rollout.sample(prompt, sampling)
+        try:
+            with self._accounts.group("scoring"):
+                scored = await self._reward.score(group)
+        except RewardError as error:
+            self._unscored += 1
+            if self._unscored > config.rewards.max_unscored:
+                raise
+            _log.warning("%s; the group is given up, %d of %d", error, self._unscored, config.rewards.max_unscored)
+            async with self._change:
+                self._given_up.append(group)
+                self._queue.give_up(prompt.index)
+                self._change.notify_all()
+            return
         async with self._change:
-            self._running.remove(prompt.index)
-            self._ready[prompt.index] = scored
-            if teaches_nothing(scored, config.algorithm, config.rollout.max_tokens):
-                self._constant.add(prompt.index)
+            self._queue.finish(scored, self._teaches_nothing(scored))
+            self._accounts.resize("ready", len(self._queue.ready))
             self._change.notify_all()
 
-    async def _step(self) -> None:
-        config, version = self._config, self._progress.version
+    def _teaches_nothing(self, scored: ScoredGroup) -> bool:
+        return teaches_nothing(scored, self._config.algorithm, self._config.rollout.max_tokens)
+
+    # -- from scored groups to policy versions -------------------------------------------------------------------------
+
+    async def _step(self) -> bool:
+        """Make one update; False where the run is to stop instead."""
+        config, version = self._config, self.version
         clock = Clock()
-        batch, dropped = await self._batch()
+        taken = await self._batch()
+        if taken is None:
+            return False
+        batch, dropped = taken
         clock.lap("seconds/wait_rollout")
         algorithm, max_tokens = config.algorithm, config.rollout.max_tokens
-        divergences = await self._learner.divergences(batch) if algorithm.kl_in_reward else []
+        with self._accounts.learner():
+            divergences = await self._learner.divergences(batch) if algorithm.kl_in_reward else []
         training = with_advantages(batch, algorithm, max_tokens, divergences)
         metrics = self._describe(batch, dropped, divergences, version)
-        metrics |= await self._learner.update(training, version)
+        await self._update(training, metrics, version)
         self._check_engine(metrics, batch)
-        self._progress.version += 1
+        self._score = metrics["reward/total"]
+        self.version += 1
         clock.lap("seconds/update")
+        await self._account_for(batch, dropped, version)
         await self._publish()
         clock.lap("seconds/publish")
-        rows = [row for group in training for row in completion_rows(group, version)]
+        with self._accounts.learner():
+            logprobs = await self._learner.trained_logprobs()
+        rows = [row for group in training for row in completion_rows(group, version, logprobs)]
         trained = len(rows)
         rows += [row for group in dropped for row in dropped_rows(group, version)]
         await asyncio.to_thread(rollouts.write, rows, rollouts.step_file(config.run / ROLLOUTS, version))
-        if self._progress.version % config.checkpoint_every == 0 or self._progress.version == config.steps:
+        if self.version - self.saved >= config.checkpoint_every or self.version % config.checkpoint_every == 0:
             await self._checkpoint()
+        if self.version == config.steps:
+            await self._validations.finish()
+        metrics |= self._validations.results()
         clock.lap("seconds/bookkeeping")
-        metrics |= clock.laps
+        metrics |= clock.laps | self._accounts.close()
         metrics["tokens_per_second"] = metrics["tokens"] / sum(clock.laps.values())
         metrics["samples_per_second"] = trained / sum(clock.laps.values())
-        self._report(self._progress.version, metrics, self._watch.alarm())
+        self._report(self.version, metrics, self._watch.alarm(), rows)
+        if self._validations.exhausted:
+            _log.warning("early stop after update %d: %s", self.version, self._validations)
+            await self.stop("early stop")
+        return True
 
-    async def _batch(self) -> tuple[list[ScoredGroup], list[ScoredGroup]]:
-        """The groups of the next update, those admitted first, however long the last takes; and those dropped for them.
+    async def _update(self, training: Sequence[TrainingGroup], metrics: dict[str, float], version: int) -> None:
+        """Update the policy and add what the learners report to `metrics`; what stops the run leaves its batch behind.
 
-        The gate bounds staleness in this order alone: a straggler that younger groups overtake is trained on too late.
+        Raises `AnomalyError`, or what the learners raise.
         """
+        try:
+            with self._accounts.learner():
+                metrics |= await self._learner.update(training, version)
+        except Exception:
+            await self._leave_behind(training, metrics, version)
+            raise
+        if "grad_norm" in metrics and (found := self._anomalies.observe(metrics["grad_norm"], metrics["reward/total"])):
+            folder = await self._leave_behind(training, metrics, version)
+            raise AnomalyError(f"update {version}: {found}; its batch is in {folder}")
 
-        def complete() -> tuple[list[int], list[int]] | None:
-            oldest = min(self._running, default=math.inf)
-            settled = sorted(index for index in self._ready if index < oldest)
-            return refill.first_batch(settled, self._constant, self._config.batch_groups, self._most_dropped())
+    async def _leave_behind(self, training: Sequence[TrainingGroup], metrics: dict[str, float], version: int) -> Path:
+        """Write the batch of an update and its metrics for a person to look at; the folder that they are in."""
+        folder = self._config.run / ANOMALIES
+        rows = [row for group in training for row in completion_rows(group, version, {})]
+        await asyncio.to_thread(rollouts.write, rows, rollouts.step_file(folder, version))
+        rollouts.step_file(folder, version).with_suffix(".json").write_text(json.dumps(metrics, indent=2))
+        return folder
 
+    async def _batch(self) -> tuple[list[ScoredGroup], list[ScoredGroup]] | None:
+        """The groups of the next update and those dropped for them; None where the run is to stop instead."""
+        self._accounts.learner_waits_for_groups()
         async with self._change:
-            batch = await self._change.wait_for(complete)
-            assert batch is not None  # the wait is over once it is something
-            trained, dropped = batch
-            self._taken += len(trained)
-            self._constant.difference_update(trained, dropped)
-            return [self._ready.pop(index) for index in trained], [self._ready.pop(index) for index in dropped]
+            taken = None
+            while self._stop_reason is None and (taken := self._queue.batch()) is None:
+                await self._change.wait()
+        self._accounts.resize("ready", len(self._queue.ready))
+        self._accounts.learner_waits("bookkeeping")
+        return taken
+
+    async def _account_for(self, batch: Sequence[ScoredGroup], dropped: Sequence[ScoredGroup], version: int) -> None:
+        """Tell the ledger of update `version`."""
+        entries = [ledger_entry(scored.group, version, "trained") for scored in batch]
+        entries += [ledger_entry(scored.group, version, "dropped") for scored in dropped]
+        entries += [ledger_entry(group, version, "unscored") for group in self._given_up]
+        self._given_up.clear()
+        await asyncio.to_thread(self._ledger.record, entries)
 
     def _describe(
         self, batch: Sequence[ScoredGroup], dropped: Sequence[ScoredGroup], divergences: Sequence[float], version: int
@@ -232,35 +317,80 @@ class RunController:
 
     def _check_engine(self, metrics: dict[str, float], batch: Sequence[ScoredGroup]) -> None:
         """Stop where the engines can't have sampled from the weights that the learner has."""
+        if self._config.mode != "train":
+            return
         gap, limit = metrics["rollout_logprob_diff"], self._config.algorithm.max_logprob_gap
-        if all(scored.group.version == self._progress.version for scored in batch) and gap > limit:
+        if all(scored.group.version == self.version for scored in batch) and gap > limit:
             raise RuntimeError(
-                f"update {self._progress.version}: engine and learner disagree by {gap:.3f} nats a token at the same "
+                f"update {self.version}: engine and learner disagree by {gap:.3f} nats a token at the same "
                 f"policy version (limit {limit}): the engines do not serve the published weights"
             )
 
     async def _publish(self) -> None:
-        """Publish the learner's adapter, and let new requests use it once every engine has proved that it is loaded."""
-        folder = self._config.run / "adapters"
-        adapter = await self._learner.publish(folder, self._progress.version)
-        for checksum in await self._rollout.broadcast("load", adapter, timeout=self._config.rollout.timeout):
-            if checksum != adapter.checksum:
-                raise PoolError(f"a rollout worker loaded {checksum[:12]} as policy version {adapter.version}")
-        self._rollout.start_arguments = (adapter,)
-        retire(folder, keep={adapter.version - age for age in range(self._config.max_staleness + 2)})
+        """Publish the learner's weights, and let new requests use them once every engine has proved to have them."""
+        config, folder, version = self._config, self._config.run / "adapters", self.version
+        weights = None
+        if config.lora is None:
+            await self._validations.finish()  # a completion would go on with other weights than it is to measure
+        if config.samples:
+            with self._accounts.learner():
+                weights = await self._learner.publish(folder, version)
+        if weights is not None:
+            self._accounts.learner_waits("weights")
+            self._accounts.rollout(wait="weights")
+            await self._rollout.load(weights)
+            self._accounts.learner_waits("bookkeeping")
+        if self._validations.due(version):
+            await self._validations.begin(version, weights)
+        oldest = version - config.max_staleness - 1 if config.lora is not None else version
+        retire(folder, keep={*range(oldest, version + 1), *self._validations.measured})
         async with self._change:
-            self._published = adapter.version
+            self._published = version
             self._change.notify_all()
 
     async def _checkpoint(self) -> None:
-        progress = self._progress
-        progress.pending = sorted([*self._running, *self._ready, *self._again])
-        state = {"step": progress.version, **asdict(progress)}  # now: more groups are admitted while files are written
-        folder = self._config.run / CHECKPOINTS
-        partial = checkpoints.begin(folder, progress.version)
-        await self._learner.save(partial)
-        await asyncio.to_thread(checkpoints.commit, partial, state)
-        checkpoints.retain(folder, self._config.keep_checkpoints)
+        """Write a checkpoint. Where that fails the run tries again after the next update; the last must work.
+
+        A disk may be full for a while, and the checkpoint before this one is still there.
+        """
+        config, folder = self._config, self._config.run / CHECKPOINTS
+        progress = self._progress()  # now: more groups are admitted while files are written
+        try:
+            partial = checkpoints.begin(folder, progress.version)
+            with self._accounts.learner():
+                await self._learner.save(partial)
+            final = await asyncio.to_thread(progresses.write, partial, progress)
+        except (CheckpointError, OSError) as error:
+            if self._stop_reason is not None or self.version == config.steps:
+                raise
+            await asyncio.to_thread(checkpoints.discard, folder, progress.version)
+            _log.warning(
+                "the checkpoint of update %d could not be written (%s); "
+                "the one of update %d stays, and the next update tries again",
+                progress.version,
+                error,
+                self.saved,
+            )
+            return
+        self._learner.saved(final)
+        self.saved = progress.version
+        checkpoints.retain(folder, config.keep_checkpoints, config.keep_best, self._validations.kept)
+        if config.checkpoint_copy is not None:
+            await asyncio.to_thread(self._copy, final, config.checkpoint_copy)
+
+    def _copy(self, checkpoint: Path, url: str) -> None:
+        config = self._config
+        try:
+            checkpoint_copies.upload(config.run, checkpoint, url, config.keep_checkpoints, config.keep_best)
+        except OSError as error:
+            _log.warning("%s could not be copied to %s (%s); the next one will be", checkpoint.name, url, error)
+
+    def _progress(self) -> Progress:
+        queue, given_up = self._queue, [group.prompt.index for group in self._given_up]
+        pending = sorted(queue.pending + given_up)  # what the ledger does not tell of yet is tried again
+        unscored = self._unscored - len(given_up)
+        best = replace(self._validations.best)
+        return Progress(self.version, queue.next_index, pending, queue.ready, unscored, best, self._score)
 
 
 class Clock:

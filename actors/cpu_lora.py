@@ -12,12 +12,14 @@ from torch import Tensor
 from vllm.lora.punica_wrapper.punica_base import PunicaWrapperBase
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
+from actors.engine_worker import EngineWorker
+
 _NO_ADAPTER = -1
 """The slot of a token whose request has no adapter."""
 
 
-class DenseLora:
-    """vLLM's hook for code in its workers; importing it is all that is needed."""
+class DenseLora(EngineWorker):
+    """vLLM's hook for code in its workers; for adapters, importing it is all that is needed."""
 
 
 class Shares(NamedTuple):

@@ -16,11 +16,23 @@ os.environ.setdefault("DS_ACCELERATOR", "cuda" if os.environ.get("CUDA_VISIBLE_D
 import deepspeed
 import torch
 import torch.distributed as dist
+from deepspeed.utils import (
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
+    safe_set_full_optimizer_state,
+)
 from torch import Tensor, nn
 
 from dermo_ray.config.training import OptimizerSettings, ShardingSettings
+from dermo_ray.errors import UserError
 
 PieceT = TypeVar("PieceT")
+
+_SHARDS, _WHOLE = "shards", "whole.pt"
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+_WHOLE_PARAMETERS = 10**9
+"""Trained parameters up to which a sharded checkpoint is written whole as well: 12 bytes each."""
 
 # DeepSpeed would compile a shared-memory all-reduce on every machine's first run on CPUs, for a minute and with a C++
 # compiler that need not be there; gloo does without.
@@ -98,18 +110,72 @@ class ShardedTrainer:
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
         return int(tensor)
 
-    def whole(self, parameters: Iterable[Tensor]) -> AbstractContextManager[Any]:
-        """Within it, sharded `parameters` are whole on every rank; every rank must enter it."""
+    def whole(self, parameters: Iterable[Tensor], writer: int | None = None) -> AbstractContextManager[Any]:
+        """Within it, sharded `parameters` are whole on every rank; every rank must enter it.
+
+        What rank `writer` writes to them, where one is named, is kept.
+        """
         if self.zero_stage < 3:
             return nullcontext()
-        return deepspeed.zero.GatheredParameters(list(parameters))
+        return deepspeed.zero.GatheredParameters(list(parameters), modifier_rank=writer)
 
     def save(self, folder: Path) -> None:
-        """Write optimizer and trained weights, each rank its shard; every rank must call it."""
-        self.engine.save_checkpoint(str(folder), tag="shards", exclude_frozen_parameters=True)
+        """Write optimizer and trained weights, each rank its shard; every rank must call it.
+
+        What is sharded is written whole as well, unless it is too large, so that another number of ranks can go on.
+        """
+        self.engine.save_checkpoint(str(folder), tag=_SHARDS, exclude_frozen_parameters=True)
+        if self.zero_stage > 0 and sum(_size(parameter) for parameter in self._trained) <= _WHOLE_PARAMETERS:
+            whole = self._whole_state()
+            if self.rank == 0:
+                torch.save({"ranks": self.ranks, **whole}, folder / _WHOLE)
 
     def load(self, folder: Path) -> None:
-        """Take back what `save` wrote with the same number of ranks. Raises `RuntimeError` where nothing fits."""
-        path, _ = self.engine.load_checkpoint(str(folder), tag="shards", load_module_strict=False)
+        """Take back what `save` wrote, with any number of ranks; every rank must call it.
+
+        Raises `UserError` where the number differs and only shards were written, `RuntimeError` where nothing fits.
+        """
+        ranks = len(list((folder / _SHARDS).glob("*_optim_states.pt")))
+        if self.zero_stage > 0 and ranks != self.ranks:
+            if not (folder / _WHOLE).is_file():
+                raise UserError(
+                    f"{folder} was written by {ranks} ranks, each its shard of a model too large to be written whole: "
+                    f"go on with learner.workers={ranks}"
+                )
+            self._take_whole_state(torch.load(folder / _WHOLE, map_location=self.device, weights_only=True))
+            return
+        path, _ = self.engine.load_checkpoint(str(folder), tag=_SHARDS, load_module_strict=False)
         if path is None:
             raise RuntimeError(f"rank {self.rank}: DeepSpeed found nothing to load in {folder}")
+
+    def _whole_state(self) -> dict[str, Any]:
+        """Each trained weight in 32 bits and its moments, gathered from the shards; every rank must call it."""
+        self._know_moments()
+        weights = [safe_get_full_fp32_param(parameter).cpu() for parameter in self._trained]
+        moments = {
+            name: [safe_get_full_optimizer_state(parameter, name).cpu() for parameter in self._trained]
+            for name in _MOMENTS
+        }
+        step = float(next(iter(self.optimizer.optimizer.state.values()))["step"])
+        return {"weights": weights, "moments": moments, "step": step}
+
+    def _take_whole_state(self, whole: dict[str, Any]) -> None:
+        self._know_moments()
+        for position, (parameter, weight) in enumerate(zip(self._trained, whole["weights"], strict=True)):
+            safe_set_full_fp32_param(parameter, weight)
+            for name in _MOMENTS:
+                safe_set_full_optimizer_state(parameter, whole["moments"][name][position], name)
+            with self.whole([parameter], writer=0), torch.no_grad():
+                parameter.copy_(weight)
+        for state in self.optimizer.optimizer.state.values():
+            state["step"] = torch.full_like(torch.as_tensor(state["step"]), whole["step"])
+
+    def _know_moments(self) -> None:
+        """DeepSpeed finds the moments under stages 1 and 2 only once it has looked for them."""
+        if self.zero_stage < 3:
+            self.optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def _size(parameter: Tensor) -> int:
+    """How many numbers a parameter has, on all ranks together."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))

@@ -1,17 +1,23 @@
-"""The one place that touches vLLM's engine: an `AsyncLLM` whose adapters go by policy version.
+"""The one place that touches vLLM's engine: an `AsyncLLM` whose weights go by policy version.
 
 Invariants: every sampling field is sent, so that no default of a model folder slips in; log-probabilities are those of
 the distribution that was sampled from; a request keeps the adapter that it began with, and an adapter is unloaded only
-when no request uses it.
+when no request uses it. Where the whole model is replaced, requests are held in place meanwhile and go on with the new
+weights, their keys and values computed anew; each token knows its version. An engine whose weights could not be
+replaced never answers again.
 """
 
+import asyncio
 import itertools
 import os
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from PIL import Image
 from vllm import AsyncEngineArgs, SamplingParams
+from vllm.config import WeightTransferConfig
+from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
 from vllm.inputs import TokensPrompt
 from vllm.logprobs import FlatLogprobs
 from vllm.lora.request import LoRARequest
@@ -20,12 +26,14 @@ from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from actors.adapters import Adapter, adapts_vision, checksum
+from actors.adapters import FullWeights, Published, adapts_vision, checksum
 from actors.messages import Sampled, Sampling
+from actors.orphans import bind_children
 from dermo_ray.config.model import ModelSettings
 from dermo_ray.config.pools import EngineSettings
 from dermo_ray.errors import UserError
 from dermo_ray.models.chat import banned_token_ids, end_of_turn_id, load_processor, prompt_text
+from dermo_ray.records import Turn
 
 _BAN = -100.0
 """The largest penalty vLLM takes; at any temperature the token's probability is 0 in float32."""
@@ -45,13 +53,26 @@ class Engine:
         self._adapters: dict[int, LoRARequest] = {}
         self._in_use: Counter[int] = Counter()
         self._newest: int | None = None
+        self._whole: int | None = None
+        """The policy version that the model itself has become, None while it is the base model."""
         self._request_ids = itertools.count()
 
     @classmethod
     def start(
-        cls, model: ModelSettings, settings: EngineSettings, lora_rank: int | None, *, on_gpu: bool, threads: int = 1
+        cls,
+        model: ModelSettings,
+        settings: EngineSettings,
+        lora_rank: int | None,
+        *,
+        on_gpu: bool,
+        threads: int = 1,
+        receives: bool = False,
     ) -> "Engine":
-        """Start an engine on this process's GPUs, or on `threads` CPU threads. Call it from a running event loop."""
+        """Start an engine on this process's GPUs, or on `threads` CPU threads. Call it from a running event loop.
+
+        With `receives`, learners may send it whole weights over NCCL.
+        """
+        bind_children()
         if not on_gpu:
             _prepare_cpu(threads)
         arguments = AsyncEngineArgs(
@@ -73,11 +94,12 @@ class Engine:
             enable_prefix_caching=True,
             # On a CPU a prompt cut in two can't have a seed of its own (torch's CPU generator has no offset).
             enable_chunked_prefill=on_gpu,
+            weight_transfer_config=WeightTransferConfig(backend="nccl") if receives else None,
+            worker_extension_cls="actors.engine_worker.EngineWorker" if on_gpu else "actors.cpu_lora.DenseLora",
             **(
                 {"gpu_memory_utilization": settings.gpu_memory_utilization}
                 if on_gpu
                 else {
-                    "worker_extension_cls": "actors.cpu_lora.DenseLora",
                     "kv_cache_memory_bytes": int(settings.cpu_kv_cache_gib * 2**30),
                     "distributed_executor_backend": "uni" if settings.tensor_parallel_size == 1 else "mp",
                 }
@@ -92,28 +114,75 @@ class Engine:
                 )
         return cls(AsyncLLM.from_engine_args(arguments), model)
 
-    async def load(self, adapter: Adapter) -> str:
-        """Load an adapter and make it the one that new requests use; returns the checksum of what was loaded.
+    async def load(self, weights: Published) -> str:
+        """Load published weights and make them those that new requests use; returns the checksum of what was loaded.
 
-        Versions that no request uses any more are unloaded. Raises `RuntimeError` where the files are not the published
+        Adapters that no request uses any more are unloaded. Raises `RuntimeError` where the files are not the published
         ones, where the engine would leave a part of them out, or does not list the adapter afterwards.
         """
-        found = checksum(adapter.path)
-        if found != adapter.checksum:
-            raise RuntimeError(f"{adapter.path} has checksum {found[:12]}, published was {adapter.checksum[:12]}")
+        if isinstance(weights, FullWeights):
+            found = await asyncio.to_thread(_verified, weights)
+            await self._hold()
+            await self.llm.collective_rpc("replace_weights", args=(str(weights.path),))
+            await self._go_on(weights.version)
+            return found
+        found = await self._add(weights)
+        self._newest = weights.version
+        await self._unload_unused()
+        return found
+
+    async def keep(self, adapter: Published) -> None:
+        """Have `adapter` loaded for a request that begins at once, whether or not it is the newest."""
+        if adapter.version not in self._adapters:
+            await self._add(adapter)
+
+    async def _add(self, adapter: Published) -> str:
+        request = LoRARequest(f"policy-v{adapter.version:06d}", adapter.version + 1, str(adapter.path))
+        # side by side: no request can use the adapter before both are done
+        found, _ = await asyncio.gather(asyncio.to_thread(_verified, adapter), self.llm.add_lora(request))
         lora = self.llm.vllm_config.lora_config
         if adapts_vision(adapter.path) and not (lora and lora.enable_tower_connector_lora):
             raise RuntimeError(
                 f"{adapter.path} changes the vision tower: engines need engine.vision_adapters=true for it"
             )
-        request = LoRARequest(f"policy-v{adapter.version:06d}", adapter.version + 1, str(adapter.path))
-        await self.llm.add_lora(request)
         if request.lora_int_id not in await self.llm.list_loras():
             raise RuntimeError(f"the engine did not take policy version {adapter.version} from {adapter.path}")
         self._adapters[adapter.version] = request
-        self._newest = adapter.version
-        await self._unload_unused()
         return found
+
+    async def join_transfer(self, init_info: dict[str, Any]) -> None:
+        """Meet the learners in the group that weights are sent over, after leaving an earlier one."""
+        await self.llm.shutdown_weight_transfer_engine()
+        await self.llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info))
+
+    async def begin_transfer(self) -> None:
+        """Hold all requests and get ready for new weights."""
+        await self._hold()
+        await self.llm.start_weight_update()
+
+    async def receive(self, update_info: dict[str, Any]) -> None:
+        """Take the weights that `update_info` announces, while the learners send them."""
+        await self.llm.update_weights(WeightTransferUpdateRequest(update_info))
+
+    async def end_transfer(self, version: int, expected: int) -> None:
+        """Go on with the weights that were received, as policy `version`.
+
+        Raises `RuntimeError` where they don't have the fingerprint of those that were sent. An engine cut over several
+        GPUs holds some weights more than once, so there the fingerprint can't be compared.
+        """
+        await self.llm.finish_weight_update()
+        parts: list[int] = await self.llm.collective_rpc("weight_fingerprint")
+        if len(parts) == 1 and parts[0] != expected:
+            raise RuntimeError(f"the weights received as policy version {version} are not those that were sent")
+        await self._go_on(version)
+
+    async def _hold(self) -> None:
+        await self.llm.pause_generation(mode="keep", clear_cache=True)
+
+    async def _go_on(self, version: int) -> None:
+        await self.llm.update_weight_version(str(version))
+        self._whole = self._newest = version
+        await self.llm.resume_generation()
 
     @property
     def version(self) -> int | None:
@@ -126,7 +195,7 @@ class Engine:
         return sorted(self._adapters)
 
     def lora_request(self, version: int) -> LoRARequest:
-        """How vLLM knows the loaded policy `version`."""
+        """How vLLM knows the loaded adapter of policy `version`."""
         return self._adapters[version]
 
     async def check_health(self) -> None:
@@ -134,13 +203,19 @@ class Engine:
         await self.llm.check_health()
 
     async def generate(
-        self, prompt: str, images: Sequence[Image.Image], sampling: Sampling, version: int | None = None
+        self,
+        prompt: str | Sequence[Turn],
+        images: Sequence[Image.Image],
+        sampling: Sampling,
+        version: int | None = None,
     ) -> tuple[list[int], list[Sampled]]:
-        """Answer one human turn (`<image>` stands for each image) with the policy of `version`, or the base model.
+        """Answer a human turn, or a conversation that ends with one, with the policy of `version`, or the base model.
 
-        Returns the prompt's token ids, image placeholders expanded, and `sampling.n` completions.
+        `<image>` stands for each image. Returns the prompt's token ids, image placeholders expanded, and `sampling.n`
+        completions.
         """
-        text = prompt_text(self.processor, [{"from": "human", "value": prompt}])
+        turns = [Turn(from_="human", value=prompt)] if isinstance(prompt, str) else prompt
+        text = prompt_text(self.processor, [turn.model_dump(by_alias=True) for turn in turns])
         tokens = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
         request = TokensPrompt(prompt_token_ids=tokens, multi_modal_data={"image": list(images)})
         with _Using(self._in_use, version):
@@ -149,12 +224,13 @@ class Engine:
                 request,
                 self._parameters(sampling),
                 f"request-{next(self._request_ids)}",
-                lora_request=None if version is None else self.lora_request(version),
+                # the model itself may have become that version
+                lora_request=None if version is None or version == self._whole else self.lora_request(version),
             ):
                 final = output
         if final is None or final.prompt_token_ids is None:
             raise RuntimeError("the engine ended a request without an answer")
-        return list(final.prompt_token_ids), [self._sampled(output) for output in final.outputs]
+        return list(final.prompt_token_ids), [self._sampled(output, version) for output in final.outputs]
 
     def close(self) -> None:
         """Stop the engine and its processes."""
@@ -185,7 +261,7 @@ class Engine:
             bad_words=[],
             allowed_token_ids=None,
             watermarking=False,
-            logprobs=0,
+            logprobs=sampling.top_logprobs,
             flat_logprobs=True,
             logit_bias=self.penalties,
             structured_outputs=StructuredOutputsParams(json=schema) if schema is not None else None,
@@ -193,13 +269,29 @@ class Engine:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
-    def _sampled(self, output: CompletionOutput) -> Sampled:
+    def _sampled(self, output: CompletionOutput, version: int | None) -> Sampled:
+        """An answer of vLLM's to a request that began with policy `version`."""
         token_ids = list(output.token_ids)
-        # flat log-probabilities hold the sampled token's alone, position by position
-        logprobs = list(output.logprobs.logprobs) if isinstance(output.logprobs, FlatLogprobs) else []
+        logprobs, top_logprobs = _logprobs(output.logprobs)
         written = token_ids[:-1] if token_ids and token_ids[-1] == self._end_of_turn else token_ids
         text = self.processor.tokenizer.decode(written, skip_special_tokens=False)
-        return Sampled(token_ids, logprobs, text, str(output.finish_reason))
+        return Sampled(
+            token_ids, logprobs, text, str(output.finish_reason), top_logprobs, self._versions(output, version)
+        )
+
+    def _versions(self, output: CompletionOutput, version: int | None) -> list[int]:
+        """The policy version that sampled each token of an answer to a request that began with `version`."""
+        if self._whole is None or output.weight_versions is None:
+            return [version or 0] * len(output.token_ids)
+        return [int(span.version) for span in output.weight_versions for _ in range(span.start, span.end)]
+
+
+def _verified(weights: Published) -> str:
+    """The checksum of published files. Raises `RuntimeError` where it is another one than when they were published."""
+    found = checksum(weights.path)
+    if found != weights.checksum:
+        raise RuntimeError(f"{weights.path} has checksum {found[:12]}, published was {weights.checksum[:12]}")
+    return found
 
 
 class _Using:
@@ -215,6 +307,20 @@ class _Using:
     def __exit__(self, *exception: object) -> None:
         if self.version is not None:
             self.users[self.version] -= 1
+
+
+def _logprobs(found: object) -> tuple[list[float], list[dict[int, float]]]:
+    """The log-probability of each sampled token, and the likeliest tokens at its place where any were asked for."""
+    if not isinstance(found, FlatLogprobs):
+        return [], []
+    # one list for all places; at each the sampled token comes first, whatever its rank
+    sampled = [found.logprobs[start] for start in found.start_indices]
+    if len(found.logprobs) == len(sampled):
+        return sampled, []
+    places = zip(found.start_indices, found.end_indices, strict=True)
+    return sampled, [
+        dict(zip(found.token_ids[start:end], found.logprobs[start:end], strict=True)) for start, end in places
+    ]
 
 
 def _prepare_cpu(threads: int) -> None:

@@ -15,12 +15,13 @@ import ray
 import torch
 from torch import Tensor
 
-from actors.adapters import Adapter, publish
+from actors.adapters import Adapter, FullWeights, Published, Sent, publish
 from actors.deepspeed_engine import ShardedTrainer, join_ranks
 from actors.environment import threads
 from actors.images import read_images
-from actors.messages import ScoredGroup, TrainingGroup
+from actors.messages import CompletionName, ScoredGroup, TrainingGroup
 from actors.pieces import Piece, assemble, deal, strands_of
+from actors.whole_weights import WeightSource, gathered_weights
 from dermo_ray.algorithms import aggregate, kl_divergence, loss_units, objective
 from dermo_ray.config.mavic import MavicConfig
 from dermo_ray.models.batches import ImageFeatures, PromptImages, encode_images, micro_batches
@@ -34,6 +35,9 @@ class LearnerRank:
     def __init__(self, config: MavicConfig, rank: int) -> None:
         self._config = config
         self._rank = rank
+        self._logprobs: dict[CompletionName, list[float]] = {}
+        self._sender: Any = None
+        """Sends whole weights to the engines, where they are not handed over as files."""
         torch.set_num_threads(threads(config.learner))
 
     def endpoint(self) -> tuple[str, int]:
@@ -61,6 +65,7 @@ class LearnerRank:
 
     def update(self, groups: Sequence[TrainingGroup], step: int) -> dict[str, float]:
         """One update from the whole batch; every rank is given all of it and takes its own share. Returns metrics."""
+        self._logprobs = {}
         pieces = self._pieces(groups)
         aggregation = self._config.algorithm.aggregation
         masks = [piece.batch.attention_mask for piece in pieces]
@@ -99,6 +104,10 @@ class LearnerRank:
             **metrics,
         }
 
+    def trained_logprobs(self) -> dict[CompletionName, list[float]]:
+        """Log-probabilities, in nats, of what this rank trained on in the last update, by the policy before it."""
+        return self._logprobs
+
     def divergences(self, groups: Sequence[ScoredGroup]) -> list[float]:
         """How far each completion takes the policy from itself without its adapter: estimates summed over its tokens.
 
@@ -115,24 +124,46 @@ class LearnerRank:
                 sums[name] += value
         return self._trainer.total(sums.values())
 
-    def publish(self, folder: Path, version: int) -> Adapter | None:
-        """Publish the adapter as it is now; every rank must take part, rank 0 returns it."""
+    def connect(self, workers: Sequence[Any], ranks_per_engine: int, address: str, port: int) -> None:
+        """From now on, send whole weights to the engines of these rollout workers; every rank must take part."""
+        from actors.weight_transfer import Engines, Sender  # loads vLLM, which files need not
+
+        source = WeightSource(self._policy.named_parameters(), self._trainer.whole)
+        engines = Engines(workers, ranks_per_engine, self._config.rollout.timeout)
+        self._sender = Sender(self._rank, engines, source, address, port)
+
+    def publish(self, folder: Path, version: int) -> Published | Sent | None:
+        """Hand the weights on as they are now: send them if connected, else write them below `folder`.
+
+        Every rank must take part; rank 0 returns what it did.
+        """
+        if self._sender is not None:
+            self._sender.send(version)
+            return Sent(version)
+        kind: type[Published] = FullWeights if self._config.lora is None else Adapter
         if self._rank == 0:
-            return publish(folder, version, self.save_adapter)
-        self.save_adapter(None)
+            return publish(folder, version, self.save_weights, kind)
+        self.save_weights(None)
         return None
 
-    def save_adapter(self, folder: Path | None) -> None:
-        """Write the adapter to `folder` in PEFT's format; ranks other than 0 give None and only help to gather."""
-        with self._trainer.whole(p for p in self._policy.parameters() if p.requires_grad):
-            if folder is not None:
-                # PEFT files hold the adapter alone and name the base model, so stock PEFT and vLLM can open them
-                self._policy.save_pretrained(folder)
+    def save_weights(self, folder: Path | None) -> None:
+        """Write adapter or model to `folder`, in PEFT's or Hugging Face's format.
+
+        Ranks other than 0 give None and only help to gather.
+        """
+        weights = gathered_weights(self._trainer, self._policy)
+        if folder is not None:
+            # PEFT files hold the adapter alone and name the base model, so stock PEFT and vLLM can open them
+            self._policy.save_pretrained(folder, state_dict=weights)
 
     def save(self, folder: Path) -> None:
-        """Write adapter and optimizer shards into an unfinished checkpoint; every rank must take part."""
+        """Write weights and optimizer shards into an unfinished checkpoint; every rank must take part."""
         self._trainer.save(folder / "learner")
-        self.save_adapter(folder / "adapter" if self._rank == 0 else None)
+        whole = self._config.lora is None
+        weights = folder / ("model" if whole else "adapter")
+        self.save_weights(weights if self._rank == 0 else None)
+        if whole and self._rank == 0:
+            self._processor.save_pretrained(weights)
 
     def _loss(self, piece: Piece, units: float, version: int) -> tuple[Tensor, dict[str, float]]:
         """The share of `piece` in the loss of the whole batch, and sums over its trained tokens."""
@@ -140,6 +171,7 @@ class LearnerRank:
         piece = piece.to(self._trainer.device)
         mask = piece.mask
         logprobs = piece.spread(self._trainer.engine(piece.batch))
+        self._keep(piece, logprobs.detach())
         reference = self._reference(piece) if settings.kl_in_loss else None
         losses, means = objective(logprobs, piece.rollout_logprobs, piece.advantages, mask, settings, reference)
         max_tokens = self._config.rollout.max_tokens
@@ -154,6 +186,11 @@ class LearnerRank:
             "engine_gap": float(gap.sum()),
             "fresh_tokens": float(fresh.sum()),
         }
+
+    def _keep(self, piece: Piece, logprobs: Tensor) -> None:
+        """Note the log-probabilities [S, T] of trained tokens, for the run's record."""
+        rows = zip(piece.completions, logprobs.float().cpu(), piece.mask.cpu(), strict=True)
+        self._logprobs |= {name: values[trained].tolist() for name, values, trained in rows if trained.any()}
 
     def _reference(self, piece: Piece) -> Tensor:
         """Log-probabilities [S, T] by the policy without its adapter."""

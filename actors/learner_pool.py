@@ -1,95 +1,244 @@
-"""The learner pool: DeepSpeed ranks that only work together.
+"""The learner pool: DeepSpeed ranks that only work together, and come back together.
 
-Invariant: every call goes to all ranks at once, with a deadline; what it raises names the rank that failed or is late.
+Invariants: every call goes to all ranks at once, with a deadline; the first rank that fails, dies, freezes or is late
+counts, since it leaves the others waiting in a collective, and is named; all ranks are then started anew from the last
+good checkpoint, the updates made since are made again from the same batches, and so is the call. Engines notice
+nothing.
 """
 
 import asyncio
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.actor import ActorHandle
 
-from actors.adapters import Adapter
+from actors.adapters import Published, Sent
 from actors.environment import worker_environment
-from actors.messages import ScoredGroup, TrainingGroup
+from actors.hosting import Host, Location, WorkerDied, last_line, ray_hosts
+from actors.interfaces import CheckpointError
+from actors.messages import CompletionName, ScoredGroup, TrainingGroup
 from actors.pool import PoolError
 from dermo_ray.config.mavic import MavicConfig
 
+_ATTEMPTS = 5
+"""Times that one call is made before the run ends."""
+_PROOF_OF_LIFE = 10.0
+"""Seconds that a rank has to show that it is not the one to blame for another's error."""
+
+_log = logging.getLogger(__name__)
+
+
+class RankError(PoolError):
+    """A rank failed; `own` says that its code raised, and would again, rather than its process ending."""
+
+    def __init__(self, message: str, own: bool) -> None:
+        super().__init__(message)
+        self.own = own
+
 
 class LearnerPool:
-    """`config.learner.workers` ranks on their own resources."""
+    """`config.learner.workers` ranks on their own resources.
 
-    def __init__(self, config: MavicConfig) -> None:
+    `new_host` makes the host of a rank. `share` turns a batch into what ranks are sent: by default a reference into
+    Ray's object store, so that it travels once however many ranks read it, and lies on disk where memory is short.
+    """
+
+    def __init__(
+        self,
+        config: MavicConfig,
+        new_host: Callable[[int], Host] | None = None,
+        share: Callable[[list[Any]], Any] = ray.put,
+    ) -> None:
         self._config = config
-        self._ranks: list[Any] = []
+        self._new_host = new_host or _ray_ranks(config)
+        self._share = share
+        self.ranks: list[Host] = []
+        self.locations: list[Location | None] = []
+        self.restarts = 0
+        """Times that the ranks were started anew."""
+        self._good: Path | None = None
+        """The checkpoint to start from, None for the beginning of the run."""
+        self._since: list[tuple[Any, int]] = []
+        """The updates made since, each with its batch."""
+        self._written = 0
+        """How many of them the checkpoint holds that was written last."""
+        self.engines: Callable[[], list[Any]] = list
+        """Gives the actors whose engines weights are sent to, where they are sent and not written."""
+        self._connected: list[Any] | None = None
+        """Those that the ranks have met."""
+        self._broken: RankError | None = None
+        """Why the ranks can't be called before they are started anew."""
 
     async def open(self, learner: Path | None = None) -> None:
         """Start the ranks, from the shards in `learner` where a run goes on."""
-        # imported by the actors alone: the driver needs neither DeepSpeed nor its start-up time
-        from actors.learner import LearnerRank
-
-        settings = self._config.learner
-        remote = ray.remote(LearnerRank).options(
-            num_cpus=settings.cpus_per_worker,
-            num_gpus=settings.gpus_per_worker,
-            accelerator_type=settings.accelerator_type,
-            runtime_env={"env_vars": worker_environment(settings)},
-        )
-        self._ranks = [remote.remote(self._config, rank) for rank in range(settings.workers)]
-        address, port = await _answer(self._ranks[0], "endpoint", ())
-        await self._all("start", address, port, learner)
+        self._good = learner
+        for attempt in range(_ATTEMPTS):
+            try:
+                await self._start()
+                return
+            except RankError as error:
+                self.close()
+                if error.own or attempt == _ATTEMPTS - 1:
+                    raise
+                _log.warning("%s; all learner ranks start anew", error)
 
     async def update(self, batch: Sequence[TrainingGroup], step: int) -> dict[str, float]:
         """One update from `batch`; the metrics, which are the same on every rank."""
-        shared = ray.put(list(batch))  # sent once, however many ranks read it
-        metrics: dict[str, float] = (await self._all("update", shared, step))[0]
+        shared = self._share(list(batch))
+        metrics: dict[str, float] = (await self._surely("update", shared, step))[0]
+        self._since.append((shared, step))
         return metrics
+
+    async def trained_logprobs(self) -> dict[CompletionName, list[float]]:
+        """Log-probabilities, in nats, of every token of the last update, by the policy before it."""
+        shares: list[dict[CompletionName, list[float]]] = await self._surely("trained_logprobs")
+        return {name: logprobs for share in shares for name, logprobs in share.items()}
 
     async def divergences(self, batch: Sequence[ScoredGroup]) -> list[float]:
         """How far each completion of `batch` takes the policy from itself without its adapter, in nats."""
-        values: list[float] = (await self._all("divergences", ray.put(list(batch))))[0]
+        values: list[float] = (await self._surely("divergences", self._share(list(batch))))[0]
         return values
 
-    async def publish(self, folder: Path, version: int) -> Adapter:
-        """Publish the adapter as policy version `version`."""
-        adapter: Adapter = (await self._all("publish", folder, version))[0]
-        return adapter
+    async def publish(self, folder: Path, version: int) -> Published | Sent:
+        """Hand over the weights as policy `version`. Ranks that were started anew write what they else would send."""
+        if self._config.sends_weights and self._connected != (engines := self.engines()):
+            address, port = (await self._each([self.ranks[0].ask("endpoint", ())], "endpoint"))[0]
+            each = self._config.rollout.engine.tensor_parallel_size
+            await self._surely("connect", engines, each, address, port)
+            self._connected = engines
+        weights: Published | Sent = (await self._surely("publish", folder, version))[0]
+        return weights
 
     async def save(self, folder: Path) -> None:
-        """Write the ranks' part of a checkpoint into `folder`."""
-        await self._all("save", folder)
+        """Write the ranks' part of a checkpoint into `folder`. Raises `CheckpointError` where that failed."""
+        self._written = len(self._since)
+        try:
+            await self._surely("save", folder, attempts=1)
+        except PoolError as error:
+            raise CheckpointError(str(error)) from error
+
+    def saved(self, checkpoint: Path) -> None:
+        """What was written last is safe in `checkpoint`: the state to go back to."""
+        self._good = checkpoint / "learner"
+        del self._since[: self._written]
 
     def close(self) -> None:
         """End all ranks."""
-        for rank in self._ranks:
-            ray.kill(rank)
-        self._ranks = []
+        for rank in self.ranks:
+            rank.kill()
+        self.ranks = []
+
+    async def _start(self) -> None:
+        workers = self._config.learner.workers
+        self._connected = None
+        self.ranks = [self._new_host(rank) for rank in range(workers)]
+        self.locations = [None] * workers
+        self.locations = await self._each([rank.locate() for rank in self.ranks], "find a place")
+        address, port = (await self._each([self.ranks[0].ask("endpoint", ())], "endpoint"))[0]
+        await self._all("start", address, port, self._good)
+
+    async def _restart(self, cause: RankError) -> None:
+        """Start all ranks anew and make the updates again that the last good checkpoint does not hold."""
+        self.restarts += 1
+        begin = self._good.parent.name if self._good is not None else "the beginning"
+        _log.warning(
+            "%s; all learner ranks start anew from %s and make %d updates again", cause, begin, len(self._since)
+        )
+        self.close()
+        await self._start()
+        for shared, step in self._since:
+            await self._all("update", shared, step)
+        self._broken = None
+
+    async def _surely(self, method: str, *arguments: Any, attempts: int = _ATTEMPTS) -> list[Any]:
+        """Call `method` on every rank, after a new start where one failed. Raises `PoolError` where that goes on.
+
+        An error of a rank's own, such as a loss that is not finite, would come again: its second time is the last.
+        """
+        own = 0
+        for attempt in range(attempts):
+            try:
+                if self._broken is not None:
+                    await self._restart(self._broken)
+                return await self._all(method, *arguments)
+            except RankError as failure:
+                self._broken = failure
+                own += failure.own
+                if own > 1 or attempt == attempts - 1:
+                    tried = f" ({attempt + 1} times, started anew in between)" if attempt else ""
+                    raise PoolError(f"{failure}{tried}") from failure.__cause__
+        raise AssertionError("no attempt was allowed")
 
     async def _all(self, method: str, *arguments: Any) -> list[Any]:
-        """Call `method` on every rank; the first failure counts, since it leaves the others waiting in a collective."""
-        timeout = self._config.learner.timeout
-        names = {}
-        for number, rank in enumerate(self._ranks):
-            names[asyncio.ensure_future(_answer(rank, method, arguments))] = number
-        done, late = await asyncio.wait(names, timeout=timeout, return_when=asyncio.FIRST_EXCEPTION)
-        failed = [task for task in done if task.exception() is not None]
-        for task in late:
-            task.cancel()
-        if failed:
-            cause = failed[0].exception()
-            raise PoolError(f"learner rank {names[failed[0]]} failed in {method}: {last_line(cause)}") from cause
-        if late:
-            ranks = ", ".join(str(names[task]) for task in late)
-            raise PoolError(f"learner rank {ranks} did not answer {method} within {timeout:.0f} s")
-        return [task.result() for task in names]
+        """Call `method` on every rank."""
+        return await self._each([rank.ask(method, arguments) for rank in self.ranks], method)
+
+    async def _each(self, answers: Sequence[Any], what: str) -> list[Any]:
+        """The answers of the first ranks, in order, unless one of the pool fails meanwhile. Raises `RankError`."""
+        settings = self._config.learner
+        asked = {asyncio.ensure_future(answer): number for number, answer in enumerate(answers)}
+        watched = {asyncio.ensure_future(self._watch(number)): number for number in range(len(self.ranks))}
+        deadline = asyncio.get_running_loop().time() + settings.timeout
+        try:
+            missing = set(asked)
+            while missing:
+                left = deadline - asyncio.get_running_loop().time()
+                done, _ = await asyncio.wait(
+                    missing | watched.keys(), timeout=max(0.0, left), return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    error = task.exception()
+                    if error is not None:
+                        raise await self._named((asked | watched)[task], what, error) from error
+                if not done:
+                    late = ", ".join(self._name(asked[task]) for task in missing)
+                    raise RankError(f"{late} did not answer {what} within {settings.timeout:g} s", own=False)
+                missing -= done
+            return [task.result() for task in asked]
+        finally:
+            for task in (*asked, *watched):
+                task.cancel()
+            await asyncio.gather(*asked, *watched, return_exceptions=True)
+
+    async def _watch(self, number: int) -> None:
+        """Ends only where a rank gives no sign of life. Raises `WorkerDied`."""
+        if self.locations[number] is None:
+            await asyncio.Event().wait()  # it has no process yet
+        while True:
+            try:  # not wait_for, which may swallow that it is cancelled
+                async with asyncio.timeout(self._config.learner.heartbeat):
+                    await self.ranks[number].ping()
+            except TimeoutError:
+                raise WorkerDied(f"gave no sign of life within {self._config.learner.heartbeat:g} s") from None
+            await asyncio.sleep(self._config.learner.heartbeat / 3)
+
+    async def _named(self, number: int, what: str, error: BaseException) -> RankError:
+        """The rank to blame. One that dies leaves the others with errors about their connection to it."""
+        if not isinstance(error, WorkerDied):
+            for other, rank in enumerate(self.ranks):
+                try:
+                    async with asyncio.timeout(min(_PROOF_OF_LIFE, self._config.learner.heartbeat)):
+                        await rank.ping()
+                except (WorkerDied, TimeoutError) as death:
+                    number, error = other, WorkerDied(str(death) or "gave no sign of life")
+                    break
+            else:
+                return RankError(f"{self._name(number)} failed in {what}: {last_line(error)}", own=True)
+        words = await self.ranks[number].last_words()
+        return RankError(f"{self._name(number)} was lost in {what}: {error}; {words}", own=False)
+
+    def _name(self, number: int) -> str:
+        location = self.locations[number]
+        return f"learner rank {number} ({location})" if location is not None else f"learner rank {number}"
 
 
-async def _answer(rank: ActorHandle, method: str, arguments: tuple[Any, ...]) -> Any:
-    return await getattr(rank, method).remote(*arguments)
+def _ray_ranks(config: MavicConfig) -> Callable[[int], Host]:
+    def new_host(rank: int) -> Host:
+        # imported by the actors alone: the driver needs neither DeepSpeed nor its start-up time
+        from actors.learner import LearnerRank
 
+        return ray_hosts(LearnerRank, (config, rank), config.learner, worker_environment(config.learner))()
 
-def last_line(error: BaseException | None) -> str:
-    """What went wrong, without the traceback that Ray puts before it."""
-    return str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
+    return new_host

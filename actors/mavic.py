@@ -1,71 +1,218 @@
-"""A whole MAVIC run on a connected cluster: its pools, its progress and its metrics.
+"""A whole MAVIC run on a connected cluster: its pools, its progress, its ledger and its metrics.
 
-Invariant: whatever ends the run, every pool that was opened is closed.
+Invariants: whatever ends the run, every pool that was opened is closed; a run that SIGTERM ends has a checkpoint, the
+newest that could be written before the deadline, and says how it goes on.
 """
 
 import asyncio
+import logging
+import signal
 import sys
+from collections.abc import Collection, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, Self, TypeVar
 
 from tqdm import tqdm
 
-from actors.controller import Progress, RunController
-from actors.environment import worker_environment
+from actors import progress as progresses
+from actors.accounts import RunAccounts
+from actors.controller import Report, RunController
 from actors.images import store_images
 from actors.learner_pool import LearnerPool
 from actors.pool import Pool
-from actors.reward import RewardWorker
-from actors.rollout import rollout_pool
-from dermo_ray import checkpoints
+from actors.replay import Dump, DumpedRewards, DumpedRollouts, DumpOrder, NoLearners
+from actors.reward import Rewards, reward_pool
+from actors.rollout import Rollouts, rollout_pool
+from actors.steering import Steering
+from actors.validation import heldout_prompts
 from dermo_ray.config.mavic import MavicConfig
 from dermo_ray.data.prompts import PromptOrder
+from dermo_ray.ledger import Ledger, Opening
 from dermo_ray.metrics import MetricsWriter
+from dermo_ray.models.chat import load_processor
+from dermo_ray.records import RLPrompt
+from dermo_ray.rollouts import ScoredCompletion
+
+EVENTS = Path("logs/events.log")
+"""The file of the run directory that tells what became of workers and checkpoints, a line an event."""
+
+ResultT = TypeVar("ResultT")
+
+_log = logging.getLogger(__name__)
 
 
-async def train(config: MavicConfig, order: PromptOrder, checkpoint: Path | None) -> None:
-    """Open the three pools, go on from `checkpoint` until `config.steps` updates are made, and close the pools."""
-    progress = Progress()
-    if checkpoint is not None:
-        state = checkpoints.read_state(checkpoint)
-        progress = Progress(state["version"], state["next_index"], state["pending"])
+@dataclass(frozen=True)
+class Pools:
+    """The pools of a run, not yet open. Those that its mode leaves out stay closed."""
+
+    rollout: Pool
+    reward: Pool
+    learner: LearnerPool
+    left_out: Collection[str] = ()
+
+    @classmethod
+    def of(cls, config: MavicConfig) -> Self:
+        """Engines, reward workers and learner ranks as `config` says."""
+        return cls(
+            rollout_pool(
+                config.rollout,
+                config.model,
+                config.lora.rank if config.lora is not None else None,
+                config.data,
+                config.sends_weights,
+            ),
+            reward_pool(config.rewards, config.reward, config.data),
+            LearnerPool(config),
+            config.left_out,
+        )
+
+    async def open(self, learner: Path | None) -> None:
+        """Start all workers side by side, the learners from the shards in `learner` where a run goes on."""
+        opening = [pool.open() for pool in self.elastic.values()]
+        if "learner" not in self.left_out:
+            opening.append(self.learner.open(learner))
+        await asyncio.gather(*opening)
+
+    @property
+    def elastic(self) -> dict[str, Pool]:
+        """Those whose workers come and go, by their names in commands."""
+        pools = {"rollout": ("rollout", self.rollout), "rewards": ("reward", self.reward)}
+        return {name: pool for setting, (name, pool) in pools.items() if setting not in self.left_out}
+
+    async def close(self) -> None:
+        """End all workers."""
+        self.learner.close()
+        await self.reward.close()
+        await self.rollout.close()
+
+
+async def train(
+    config: MavicConfig, order: PromptOrder, checkpoint: Path | None, pools: Pools, heldout: Sequence[RLPrompt] = ()
+) -> bool:
+    """Open `pools`, go on from `checkpoint` until `config.steps` updates are made, and close the pools.
+
+    `heldout` are the prompts that validations choose from. Returns False where SIGTERM ended the run before.
+    """
+    progress = progresses.read(checkpoint)
     if progress.version >= config.steps:
         print(f"{config.run} has made its {progress.version} updates: nothing to do")
-        return
-    rollout = rollout_pool(config.rollout, config.model, config.lora.rank, config.data)
-    reward, learner = _reward_pool(config), LearnerPool(config)
+        return True
+    rollouts, rewards = Rollouts(pools.rollout, config.rollout.timeout), Rewards(pools.reward, config.rewards.timeout)
+    pools.learner.engines = rollouts.actors
+    dump = Dump.read(config.replay_from, order.prompts) if config.replay_from is not None else None
+    if dump is not None:
+        order = DumpOrder(dump)
+    opening = Opening(resumed_from=progress.version, prompts=len(order.prompts), batch_groups=config.batch_groups)
+    with _reported(config, progress.version) as report, Ledger(config.run, opening) as ledger:
+        controller = RunController(
+            config,
+            order,
+            rollouts if dump is None else DumpedRollouts(dump, load_processor(config.model.path), config),
+            rewards if dump is None or config.mode == "replay" else DumpedRewards(dump),
+            pools.learner if config.mode != "rollout_only" else NoLearners(),
+            ledger,
+            progress,
+            report,
+            heldout_prompts(heldout, config),
+            accounts_of(pools),
+            partial(store_images, config.data) if dump is None else None,
+        )
+        steering = Steering(config.run, config.steps, pools.elastic, pools.learner, lambda: controller.version)
+
+        async def conduct() -> None:
+            await pools.open(checkpoint / "learner" if checkpoint is not None else None)
+            await _alongside(controller.run(), steering.run())
+
+        try:
+            return await _unless_terminated(conduct(), controller, config.preemption_deadline)
+        finally:
+            await pools.close()
+
+
+def accounts_of(pools: Pools) -> RunAccounts:
+    """Accounts that know when the engines and the reward workers are at work, and how many tokens came of it."""
+    accounts, rollout, reward = RunAccounts(), pools.rollout, pools.reward
+    rollout.changed = lambda: accounts.rollout(busy=rollout.busy)
+    reward.changed = lambda: accounts.reward(busy=reward.busy)
+    accounts.count_tokens = lambda: {worker.name: worker.work for worker in rollout.workers}
+    return accounts
+
+
+async def _unless_terminated(run: Coroutine[Any, Any, None], controller: RunController, deadline: float) -> bool:
+    """Whether `run` came to its end. After SIGTERM it stops; what takes longer than `deadline` s is cut off."""
+    loop, task, stopping = asyncio.get_running_loop(), asyncio.ensure_future(run), []
+
+    def on_sigterm() -> None:
+        _log.warning("SIGTERM: a last checkpoint is written, within %g s", deadline)
+        stopping.append(loop.create_task(controller.stop("SIGTERM")))
+        loop.call_later(deadline if controller.running else 0.0, task.cancel)
+
+    before = signal.getsignal(signal.SIGTERM)
+    loop.add_signal_handler(signal.SIGTERM, on_sigterm)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not stopping:
+            raise
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, before)
+    if not stopping:
+        return True
+    _log.warning(
+        "stopped after update %d; the same command goes on from update %d", controller.version, controller.saved
+    )
+    return False
+
+
+async def _alongside(work: Coroutine[Any, Any, ResultT], helper: Coroutine[Any, Any, ResultT]) -> ResultT:
+    """The result of `work`; `helper` goes on as long, and its error is an error of both."""
+    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(helper)]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return next(task for task in tasks if task.done()).result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@contextmanager
+def _reported(config: MavicConfig, version: int) -> Iterator[Report]:
+    """What takes the metrics of every update; events go to stderr and to `EVENTS` meanwhile."""
     with (
-        MetricsWriter(config.run, progress.version) as writer,
-        tqdm(total=config.steps, initial=progress.version, desc="mavic", unit=" updates", file=sys.stderr) as bar,
+        _events_written(config.run / EVENTS),
+        MetricsWriter(config.run, version) as writer,
+        tqdm(total=config.steps, initial=version, desc="mavic", unit=" updates", file=sys.stderr) as bar,
     ):
 
-        def report(version: int, metrics: dict[str, float], alarm: str | None) -> None:
+        def report(
+            version: int, metrics: dict[str, float], alarm: str | None, rows: Sequence[ScoredCompletion]
+        ) -> None:
             writer.write(version, metrics)
             if alarm is not None:
                 bar.write(f"update {version}: {alarm}", file=sys.stderr)
             bar.set_postfix_str(f"reward {metrics['reward/total']:.3f}, valid {metrics['format_valid']:.3f}")
             bar.update()
 
-        try:
-            await asyncio.gather(
-                rollout.open(), reward.open(), learner.open(checkpoint / "learner" if checkpoint else None)
-            )
-            store = partial(store_images, config.data)
-            await RunController(config, order, rollout, reward, learner, progress, report, store).run()
-        finally:
-            learner.close()
-            await reward.close()
-            await rollout.close(farewell="close")
+        yield report
 
 
-def _reward_pool(config: MavicConfig) -> Pool:
-    """The pool of reward workers, not yet open."""
-    settings = config.rewards
-    return Pool(
-        "reward",
-        settings,
-        RewardWorker,
-        (config.reward, config.data),
-        worker_environment(settings),
-        start_timeout=settings.timeout,
-    )
+@contextmanager
+def _events_written(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    logger, file, terminal = logging.getLogger("actors"), logging.FileHandler(path), logging.StreamHandler(sys.stderr)
+    file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    terminal.setFormatter(logging.Formatter("%(message)s"))
+    logger.setLevel(logging.INFO)
+    for handler in (file, terminal):
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in (file, terminal):
+            logger.removeHandler(handler)
+        file.close()

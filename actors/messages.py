@@ -5,8 +5,7 @@ These classes import neither an engine nor a trainer, so that each pool loads on
 
 import hashlib
 from dataclasses import dataclass, field
-
-import ray
+from typing import Any
 
 from dermo_ray.records import RLPrompt
 from rewards import Reward
@@ -22,6 +21,8 @@ class Sampling:
     seed: int | None = None
     json_schema: str | None = None
     """What the completions must fit; None leaves them free."""
+    top_logprobs: int = 0
+    """How many of the likeliest tokens to report at each place, 20 at most."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,10 @@ class Sampled:
     text: str
     finish_reason: str
     """`stop` where the policy ended its turn, `length` where it was cut."""
+    top_logprobs: list[dict[int, float]] = field(default_factory=list)
+    """For each of `token_ids` the likeliest tokens and the one that was sampled; empty where none were asked for."""
+    versions: list[int] = field(default_factory=list)
+    """The policy version that sampled each token; empty where it was that of the group."""
 
     @property
     def truncated(self) -> bool:
@@ -46,16 +51,17 @@ class Prompt:
 
     index: int
     record: RLPrompt
-    stored: "ray.ObjectRef[list[bytes]] | None" = field(default=None, compare=False)
-    """Its image files in the object store; None where they are to be read from the prepared folder."""
+    stored: Any = field(default=None, compare=False)
+    """A reference to its image files in the object store; None where they are to be read from the prepared folder."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """The completions sampled for one prompt, all by one policy version."""
+    """The completions sampled for one prompt."""
 
     prompt: Prompt
     version: int
+    """The oldest policy version that sampled a token of it; with adapters the only one."""
     prompt_ids: list[int]
     """The prompt as the engine saw it, image placeholders expanded."""
     completions: list[Sampled]
@@ -82,6 +88,10 @@ class TrainingGroup:
 
     scored: ScoredGroup
     advantages: list[float]
+
+
+CompletionName = tuple[int, int]
+"""What a completion goes by within a batch: the index of its prompt, and which of the group's it is."""
 
 
 def sampling_seed(seed: int, prompt_index: int) -> int:

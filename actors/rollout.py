@@ -1,18 +1,24 @@
 """The rollout worker: one engine in one Ray actor, sampling groups.
 
-Invariant: all completions of a group come from one policy version, the newest that was loaded when its request began.
+Invariant: all completions of a group begin with one policy version, the newest that was loaded when its request began,
+and keep it unless the whole model is replaced under them; each token knows its version.
 """
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from actors.adapters import Adapter
+from actors.adapters import Published, Sent
 from actors.environment import threads, worker_environment
+from actors.hosting import RayHost, last_line
 from actors.images import read_images
 from actors.messages import Group, Prompt, Sampling
-from actors.pool import Pool
+from actors.pool import Pool, ray_pool
 from dermo_ray.config.mavic import RolloutSettings
 from dermo_ray.config.model import ModelSettings
 from dermo_ray.config.pools import EngineSettings
@@ -32,35 +38,83 @@ class RolloutWorker:
         data: Path,
         on_gpu: bool,
         threads: int,
+        receives: bool = False,
     ) -> None:
         self._arguments = (model, engine, lora_rank)
-        self._on_gpu, self._threads = on_gpu, threads
+        self._on_gpu, self._threads, self._receives = on_gpu, threads, receives
         self._data = data
         self._engine: Engine | None = None
 
-    async def start(self, adapter: Adapter | None = None) -> None:
-        """Start the engine and load the adapter that the others have."""
+    async def start(self, weights: Published | None = None) -> None:
+        """Start the engine and load the weights that the others have."""
         from actors.engine import Engine  # here, so that a driver can describe this actor without loading vLLM
 
-        self._engine = Engine.start(*self._arguments, on_gpu=self._on_gpu, threads=self._threads)
-        if adapter is not None:
-            await self._engine.load(adapter)
+        self._engine = Engine.start(
+            *self._arguments, on_gpu=self._on_gpu, threads=self._threads, receives=self._receives
+        )
+        if weights is not None:
+            await self._engine.load(weights)
 
-    async def load(self, adapter: Adapter) -> str:
-        """Load a newer adapter; returns its checksum as this worker found it."""
-        return await self.engine.load(adapter)
+    async def load(self, weights: Published) -> str:
+        """Load newer weights; returns their checksum as this worker found it."""
+        async with self._going_with_its_engine():
+            return await self.engine.load(weights)
 
-    async def sample(self, prompt: Prompt, sampling: Sampling, adapted: bool = True) -> Group:
-        """Sample the group of one prompt, by the newest policy version or, unless `adapted`, by the base model."""
+    async def join_transfer(self, init_info: dict[str, Any]) -> None:
+        """Meet the learners that send weights."""
+        await self.engine.join_transfer(init_info)
+
+    async def begin_transfer(self) -> None:
+        """Hold all requests until `end_transfer`."""
+        await self.engine.begin_transfer()
+
+    async def receive(self, update_info: dict[str, Any]) -> None:
+        """Take the weights that the learners send meanwhile."""
+        await self.engine.receive(update_info)
+
+    async def end_transfer(self, version: int, fingerprint: int) -> None:
+        """Check what was received and go on with it as policy `version`."""
+        await self.engine.end_transfer(version, fingerprint)
+
+    def version(self) -> int | None:
+        """The policy version that requests get now."""
+        return self.engine.version
+
+    async def sample(
+        self, prompt: Prompt, sampling: Sampling, adapted: bool = True, adapter: Published | None = None
+    ) -> Group:
+        """Sample the group of one prompt, by the newest policy version or, unless `adapted`, by the base model.
+
+        With `adapter`, by that one, be it newer or older.
+        """
         version = self.engine.version if adapted else None
+        if adapter is not None:
+            version = adapter.version
         images = read_images(prompt, self._data)
-        prompt_ids, completions = await self.engine.generate(prompt.record.prompt, images, sampling, version)
-        return Group(prompt, version or 0, prompt_ids, completions)
+        async with self._going_with_its_engine():
+            if adapter is not None:
+                await self.engine.keep(adapter)
+            prompt_ids, completions = await self.engine.generate(prompt.record.prompt, images, sampling, version)
+        oldest = min((v for c in completions for v in c.versions), default=version or 0)
+        return Group(prompt, oldest, prompt_ids, completions)
 
     async def close(self) -> None:
         """Stop the engine's processes; the actor can be killed afterwards."""
         if self._engine is not None:
             self._engine.close()
+
+    @asynccontextmanager
+    async def _going_with_its_engine(self) -> AsyncIterator[None]:
+        """An engine is a process of its own. Where it is dead this worker ends too, for its pool to start another."""
+        try:
+            yield
+        except Exception:
+            try:
+                await self.engine.check_health()
+            except Exception as dead:
+                print(f"the engine is dead: {last_line(dead)}", file=sys.stderr, flush=True)
+                os._exit(1)
+            raise
 
     @property
     def engine(self) -> Engine:
@@ -70,13 +124,54 @@ class RolloutWorker:
         return self._engine
 
 
-def rollout_pool(settings: RolloutSettings, model: ModelSettings, lora_rank: int | None, data: Path) -> Pool:
-    """The pool of engines that answer prompts of the prepared folder `data`, not yet open."""
-    return Pool(
+class Rollouts:
+    """The rollout pool as the run controller sees it."""
+
+    def __init__(self, pool: Pool, timeout: float) -> None:
+        self.pool, self._timeout = pool, timeout
+
+    async def sample(self, prompt: Prompt, sampling: Sampling, adapter: Published | None = None) -> Group:
+        """The group of one prompt, by `adapter` or else the newest version that was loaded when its request began."""
+        group: Group = await self.pool.call("sample", prompt, sampling, True, adapter, timeout=self._timeout)
+        return group
+
+    async def load(self, weights: Published | Sent) -> None:
+        """Returns once every engine that takes requests has proved that it has `weights`; later ones do so first.
+
+        An engine that can't is replaced; the second in a row ends the run. Weights that were sent are there already,
+        and an engine that comes later can't have them.
+        """
+        if isinstance(weights, Sent):
+            await self.pool.tell("version", timeout=self._timeout, answer=weights.version)
+        else:
+            await self.pool.tell("load", weights, timeout=self._timeout, answer=weights.checksum)
+
+    def actors(self) -> list[Any]:
+        """The Ray actors of the workers that take calls."""
+        hosts = [worker.host for worker in self.pool.workers if worker.state == "ready"]
+        return [host.actor for host in hosts if isinstance(host, RayHost)]
+
+
+def rollout_pool(
+    settings: RolloutSettings, model: ModelSettings, lora_rank: int | None, data: Path, receives: bool = False
+) -> Pool:
+    """The pool of engines that answer prompts of the prepared folder `data`, not yet open; its work is tokens.
+
+    With `receives`, learners may send them whole weights.
+    """
+    return ray_pool(
         "rollout",
         settings,
         RolloutWorker,
-        (model, settings.engine, lora_rank, data, settings.on_gpu, threads(settings)),
+        (model, settings.engine, lora_rank, data, settings.on_gpu, threads(settings), receives),
         worker_environment(settings),
         start_timeout=settings.engine.start_timeout,
+        slots=settings.groups_per_worker,
+        measure=_tokens,
+        unit="tokens",
+        farewell="close",
     )
+
+
+def _tokens(group: Group) -> float:
+    return float(sum(len(completion.token_ids) for completion in group.completions))

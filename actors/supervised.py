@@ -18,13 +18,13 @@ from typing import TypeVar, cast
 import numpy as np
 import torch
 import torch.distributed as dist
-from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from actors.deepspeed_engine import ShardedTrainer
 from actors.environment import threads
+from actors.whole_weights import gathered_weights
 from dermo_ray import checkpoints
 from dermo_ray.config.sft import SftConfig
 from dermo_ray.data.conversations import Conversations, content_hash, deal, permutation
@@ -179,7 +179,7 @@ class SupervisedRank:
         dist.broadcast_object_list(unfinished)
         (checkpoint,) = unfinished
         trainer.save(checkpoint / "learner")
-        weights = self._gathered_weights()
+        weights = gathered_weights(trainer, self._policy)
         if trainer.rank != 0:
             return
         folder = checkpoint / ("model" if config.lora is None else "adapter")
@@ -193,20 +193,6 @@ class SupervisedRank:
         state = {"step": step, "version": step, "epoch": epoch, "data": content_hash(config.data)}
         checkpoints.commit(checkpoint, state)
         checkpoints.retain(config.run / CHECKPOINTS, config.keep_checkpoints)
-
-    def _gathered_weights(self) -> dict[str, Tensor]:
-        """What `save_pretrained` is to write, in the memory of rank 0; one weight at a time is whole on a device."""
-        only_adapter = isinstance(self._policy, PeftModel)
-        names: dict[Tensor, list[str]] = {}  # a tied weight has several, and must stay one tensor
-        for name, weight in self._policy.state_dict(keep_vars=True).items():
-            if weight.requires_grad or not only_adapter:
-                names.setdefault(weight, []).append(name)
-        weights: dict[str, Tensor] = {}
-        for weight, its_names in names.items():
-            with self._trainer.whole([weight]):  # by every rank, or the others would wait for ever
-                if self._trainer.rank == 0:
-                    weights |= dict.fromkeys(its_names, weight.detach().to("cpu", copy=True))
-        return weights
 
 
 def prefetched(

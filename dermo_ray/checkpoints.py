@@ -1,13 +1,16 @@
 """Checkpoints that are whole or not there: written aside, hashed, renamed, and only then pointed at.
 
-Invariants: `checkpoints/latest` always points at a folder with a manifest that was right when it was written; a killed
-writer leaves nothing but a `.step_*.partial` folder, which the next writer of that step removes.
+Invariants: `checkpoints/latest` always points at a folder with a manifest that was right when it was written; a writer
+that is killed, or finds the disk full, leaves nothing but folders whose names begin with a dot; an old checkpoint goes
+only when a newer one is whole.
 """
 
 import hashlib
 import json
+import logging
 import os
 import shutil
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,10 @@ from dermo_ray.errors import UserError
 MANIFEST = "MANIFEST.json"
 STATE = "state.json"
 LATEST = "latest"
+BEST = "best"
+"""The link beside `latest` at the checkpoint with the best validation."""
+
+_log = logging.getLogger(__name__)
 
 
 def begin(checkpoints: Path, step: int) -> Path:
@@ -31,15 +38,33 @@ def commit(partial: Path, state: dict[str, Any]) -> Path:
     (partial / STATE).write_text(json.dumps(state, indent=2))
     files = {str(path.relative_to(partial)): _sha256(path) for path in sorted(partial.rglob("*")) if path.is_file()}
     (partial / MANIFEST).write_text(json.dumps({"files": files}, indent=2))
+    return adopt(partial)
+
+
+def adopt(partial: Path) -> Path:
+    """Give a folder that has all its files and its manifest its final name, and point `latest` at it."""
     final = partial.with_name(partial.name.removeprefix(".").removesuffix(".partial"))
+    replaced = final.with_name(f".{final.name}.replaced")
     if final.exists():
-        shutil.rmtree(final)
+        shutil.rmtree(replaced, ignore_errors=True)
+        os.rename(final, replaced)
     os.rename(partial, final)
-    link = final.with_name(f".{LATEST}.partial")
-    link.unlink(missing_ok=True)
-    link.symlink_to(final.name)
-    os.replace(link, final.with_name(LATEST))
+    shutil.rmtree(replaced, ignore_errors=True)
+    point_at(final)
     return final
+
+
+def discard(checkpoints: Path, step: int) -> None:
+    """Remove what `begin` made for `step` and could not be finished."""
+    shutil.rmtree(checkpoints / f".{step_name(step)}.partial", ignore_errors=True)
+
+
+def point_at(checkpoint: Path, name: str = LATEST) -> None:
+    """Let the link `name` beside a checkpoint point at it."""
+    link = checkpoint.with_name(f".{name}.partial")
+    link.unlink(missing_ok=True)
+    link.symlink_to(checkpoint.name)
+    os.replace(link, checkpoint.with_name(name))
 
 
 def verify(checkpoint: Path) -> None:
@@ -47,7 +72,11 @@ def verify(checkpoint: Path) -> None:
     manifest = checkpoint / MANIFEST
     if not manifest.is_file():
         raise UserError(f"{checkpoint} is no complete checkpoint: {MANIFEST} is missing")
-    for name, digest in json.loads(manifest.read_text())["files"].items():
+    try:
+        files = json.loads(manifest.read_text())["files"]
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{checkpoint} is damaged: {MANIFEST} can't be read") from error
+    for name, digest in files.items():
         path = checkpoint / name
         if not path.is_file():
             raise UserError(f"{checkpoint} is damaged: {name} is missing")
@@ -71,11 +100,50 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     return state
 
 
-def retain(checkpoints: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints."""
-    steps = sorted(checkpoints.glob("step_*"))
-    for old in steps[:-keep]:
-        shutil.rmtree(old)
+def recover(checkpoints: Path) -> Path | None:
+    """The newest checkpoint that is whole, None where there is none yet; for the run that owns the folder.
+
+    `latest` points at it afterwards, and damaged ones are put aside under a name that begins with a dot, which is said
+    in the log. Raises `UserError`, the first damage, where there are checkpoints and none of them is whole.
+    """
+    for replaced in checkpoints.glob(".step_*.replaced"):  # a writer was killed before the new one took its name
+        final = replaced.with_name(replaced.name.removeprefix(".").removesuffix(".replaced"))
+        if not final.exists():
+            os.rename(replaced, final)
+    damaged: list[tuple[Path, UserError]] = []
+    for checkpoint in sorted(checkpoints.glob("step_*"), reverse=True):
+        try:
+            verify(checkpoint)
+        except UserError as error:
+            damaged.append((checkpoint, error))
+            continue
+        for other, error in damaged:
+            aside = other.with_name(f".{other.name}.damaged")
+            shutil.rmtree(aside, ignore_errors=True)
+            os.rename(other, aside)
+            _log.warning("%s; it is put aside as %s, and %s is taken instead", error, aside.name, checkpoint.name)
+        point_at(checkpoint)
+        return checkpoint
+    if damaged:
+        raise damaged[0][1]
+    return None
+
+
+def retain(checkpoints: Path, keep: int, keep_best: int = 0, spare: Collection[int] = ()) -> None:
+    """Remove all but the newest `keep` checkpoints, the `keep_best` others with the highest `score`, and `spare`."""
+    steps = {int(path.name.removeprefix("step_")): path for path in checkpoints.glob("step_*")}
+    scores = {step: read_state(path).get("score") if keep_best else None for step, path in steps.items()}
+    for step in surplus(scores, keep, keep_best):
+        if step not in spare:
+            shutil.rmtree(steps[step])
+
+
+def surplus(scores: Mapping[int, float | None], keep: int, keep_best: int) -> list[int]:
+    """Which steps go where the newest `keep` stay, and of the others the `keep_best` that scored highest, if at all."""
+    old = sorted(scores)[:-keep]
+    scored = {step: score for step in old if (score := scores[step]) is not None}
+    best = sorted(scored, key=lambda step: (scored[step], step), reverse=True)[:keep_best]
+    return [step for step in old if step not in best]
 
 
 def step_name(step: int) -> str:

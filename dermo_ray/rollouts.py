@@ -5,7 +5,8 @@ terms a run rewards: `terms` and `weights` are maps, which pyarrow, DuckDB (`ter
 
     SELECT step, avg(reward), avg(terms['morphology']) FROM 'runs/NAME/rollouts/*.parquet' GROUP BY step ORDER BY step
 
-Invariants: a file under its final name is complete; numbers are finite; `ground_truth` reads back as a `GroundTruth`.
+Invariants: a file under its final name is complete; numbers are finite; `ground_truth` reads back as a `GroundTruth`;
+the columns of tokens, which a file may lack, have one entry for each sampled token.
 """
 
 from collections.abc import Iterable
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field, FiniteFloat, field_validator
+from pydantic import Field, FiniteFloat, field_validator, model_validator
 
 from dermo_ray.errors import UserError
 from dermo_ray.morphology import Modality
@@ -23,6 +24,9 @@ from dermo_ray.staging import staged_file
 
 EVALUATION = -1
 """The `step` of completions that were sampled to measure a policy, not to train it."""
+
+TOKEN_COLUMNS = ("token_ids", "token_logprobs", "token_versions", "learner_logprobs")
+"""Lists with one entry for each sampled token."""
 
 
 class ScoredCompletion(Record):
@@ -45,6 +49,14 @@ class ScoredCompletion(Record):
     """Why sampling ended, as the engine names it: "stop" or "length"."""
     logprob: FiniteFloat
     """Mean log-probability of the sampled tokens, in nats."""
+    token_ids: tuple[int, ...] | None = None
+    """The sampled tokens, the end of the turn included where it was reached."""
+    token_logprobs: tuple[FiniteFloat, ...] | None = None
+    """Log-probability of each as the engine sampled it, in nats."""
+    token_versions: tuple[int, ...] | None = None
+    """The policy version that sampled each."""
+    learner_logprobs: tuple[FiniteFloat, ...] | None = None
+    """Log-probability of each by the learner just before its update; absent where the completion was not trained on."""
     advantage: FiniteFloat | None = None
     """Relative to the completion's group; absent in evaluations, and where the group was not trained on."""
     reward: FiniteFloat
@@ -63,6 +75,14 @@ class ScoredCompletion(Record):
     """Index within the completions of its prompt."""
     greedy: bool
     """Whether each token was the most probable one, instead of drawn at temperature 1."""
+
+    @model_validator(mode="after")
+    def _one_entry_for_each_token(self) -> "ScoredCompletion":
+        for name in TOKEN_COLUMNS:
+            values = getattr(self, name)
+            if values is not None and len(values) != self.tokens:
+                raise ValueError(f"{name}: {len(values)} entries for {self.tokens} tokens")
+        return self
 
     @field_validator("ground_truth")
     @classmethod
@@ -96,6 +116,10 @@ SCORED_COMPLETIONS = pa.schema(
         "tokens": pa.int32(),
         "finish_reason": pa.string(),
         "logprob": pa.float64(),
+        "token_ids": pa.list_(pa.int32()),
+        "token_logprobs": pa.list_(pa.float32()),
+        "token_versions": pa.list_(pa.int32()),
+        "learner_logprobs": pa.list_(pa.float32()),
         "advantage": pa.float64(),
         "reward": pa.float64(),
         "terms": _VALUES,
@@ -140,7 +164,7 @@ def _read_file(file: Path) -> list[ScoredCompletion]:
     except pa.ArrowInvalid as error:
         raise UserError(f"{file} is damaged or no Parquet file; delete it and let the step run again") from error
     missing = [name for name in SCORED_COMPLETIONS.names if name not in schema.names]
-    if missing:
+    if any(name not in TOKEN_COLUMNS for name in missing):
         raise UserError(f"{file} holds no scored completions: it lacks the columns {', '.join(missing)}")
-    table = pq.read_table(file, columns=SCORED_COMPLETIONS.names)
+    table = pq.read_table(file, columns=[name for name in SCORED_COMPLETIONS.names if name not in missing])
     return [ScoredCompletion.model_validate(row) for row in table.to_pylist(maps_as_pydicts="strict")]

@@ -13,17 +13,22 @@ from typing import Any
 from dermo_ray import checkpoints
 from dermo_ray.config.base import Settings, dump, load
 from dermo_ray.errors import UserError
+from dermo_ray.staging import staged_file
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
+ROLLOUTS = "rollouts"
+TOKENIZER = "tokenizer.json"
+"""The policy's tokenizer, in the format of the `tokenizers` library: what the token ids of the rollouts mean."""
 
 
 @contextmanager
 def claimed(run: Path, config: Settings, changeable: Collection[str]) -> Iterator[Path | None]:
     """Hold `run` for the body of a `with` and write its `config.yaml`; yields the checkpoint to go on from, or None.
 
-    `changeable` names the settings of the first level that may differ from those the run began with. Raises `UserError`
-    where another live process holds `run`, or where it has a checkpoint of a run with other settings or a damaged one.
+    `changeable` names the settings, or groups of settings, that may differ from those the run began with. Raises
+    `UserError` where another live process holds `run`, where it has a checkpoint of a run with other settings, or only
+    damaged ones.
     """
     run.mkdir(parents=True, exist_ok=True)
     with (run / ".lock").open("w") as lock:
@@ -33,17 +38,17 @@ def claimed(run: Path, config: Settings, changeable: Collection[str]) -> Iterato
             raise UserError(
                 f"two runs in one run directory: another live run holds {run}; choose another run"
             ) from error
-        checkpoint = checkpoints.latest(run / CHECKPOINTS)
+        checkpoint = checkpoints.recover(run / CHECKPOINTS)
         if checkpoint is not None:
             _check_same(run, config, changeable)
-        dump(config, run / CONFIG)
+        with staged_file(run / CONFIG) as aside:
+            dump(config, aside)
         yield checkpoint
 
 
 def _check_same(run: Path, config: Settings, changeable: Collection[str]) -> None:
-    before = load(type(config), run / CONFIG).model_dump(mode="json", exclude=set(changeable))
-    now = config.model_dump(mode="json", exclude=set(changeable))
-    if (difference := _first_difference(before, now)) is not None:
+    before, now = load(type(config), run / CONFIG).model_dump(mode="json"), config.model_dump(mode="json")
+    if (difference := _first_difference(before, now, changeable)) is not None:
         name, old, new = difference
         raise UserError(
             f"two runs in one run directory: {run} has checkpoints of a run with {name}={old}, not {new}; "
@@ -51,11 +56,15 @@ def _check_same(run: Path, config: Settings, changeable: Collection[str]) -> Non
         )
 
 
-def _first_difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> tuple[str, Any, Any] | None:
+def _first_difference(
+    old: dict[str, Any], new: dict[str, Any], changeable: Collection[str], prefix: str = ""
+) -> tuple[str, Any, Any] | None:
     for key, value in new.items():
-        if isinstance(value, dict) and isinstance(old[key], dict):
-            if (below := _first_difference(old[key], value, f"{prefix}{key}.")) is not None:
+        if f"{prefix}{key}" in changeable:
+            continue
+        if isinstance(value, dict) and isinstance(old.get(key), dict):
+            if (below := _first_difference(old[key], value, changeable, f"{prefix}{key}.")) is not None:
                 return below
-        elif old[key] != value:
-            return f"{prefix}{key}", old[key], value
+        elif old.get(key) != value:
+            return f"{prefix}{key}", old.get(key), value
     return None

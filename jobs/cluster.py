@@ -18,18 +18,18 @@ _TALKATIVE = ("ray.data._internal.progress", "ray._private.authentication.authen
 
 
 @contextmanager
-def ray_session(num_cpus: int | None = None) -> Iterator[None]:
+def ray_session(num_cpus: int | None = None, address: str | None = None) -> Iterator[None]:
     """A connected Ray for the body of a `with`.
 
-    Uses the Ray that is already connected, else the cluster that `RAY_ADDRESS` names (as in a submitted job), else
-    starts one on this machine with `num_cpus` cores (default: all). Raises `UserError` where `RAY_ADDRESS` can't be
-    reached.
+    Uses the Ray that is already connected, else the cluster that `RAY_ADDRESS` names (as in a submitted job), else the
+    one at `address`, else starts one on this machine with `num_cpus` cores (default: all). Raises `UserError` where the
+    address can't be reached.
     """
     _quieten()
     if ray.is_initialized():
         yield
         return
-    address = os.environ.get("RAY_ADDRESS")
+    address = os.environ.get("RAY_ADDRESS") or address
     if address:
         try:
             ray.init(address=address, logging_level=logging.WARNING)

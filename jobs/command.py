@@ -32,9 +32,9 @@ def main(
     try:
         if "--help" in arguments or "-h" in arguments:
             others = [argument for argument in arguments if argument not in ("--help", "-h")]
-            print(usage(model, run.__module__, doc, read(*parse(others))))
+            print(usage(model, run.__module__, doc, read(*parse(others, model.words))))
             sys.exit(0)
-        run(load(model, *parse(arguments)))
+        run(load(model, *parse(arguments, model.words)))
     except UserError as error:
         # Ray hands an exception of a task on as a subclass whose message is a traceback; its cause is the original
         complain(str(getattr(error, "cause", None) or error))
@@ -47,14 +47,15 @@ def main(
     sys.exit(0)
 
 
-def parse(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
+def parse(arguments: Sequence[str], words: Sequence[str] = ()) -> tuple[Path | None, list[str]]:
     """Split a command line into the settings file, if one is named, and the overrides.
 
     `--key value`, or `--key` alone for what can be true, is another way to write an override of the first level.
-    Raises `UserError` for any other option and for a second file.
+    Where there are `words`, bare arguments are the values of these settings and not a file; where there are fewer of
+    them than settings, of the last ones. Raises `UserError` for any other option and for a bare argument too many.
     """
     path: Path | None = None
-    overrides = []
+    overrides, bare = [], []
     remaining = list(arguments)
     while remaining:
         argument = remaining.pop(0)
@@ -63,11 +64,16 @@ def parse(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
             overrides.append(_as_override(argument, remaining.pop(0) if has_value else "true"))
         elif "=" in argument:
             overrides.append(argument)
+        elif words:
+            bare.append(argument)
         elif path is not None:
             raise UserError(f"one settings file at most, not {path} and {argument}")
         else:
             path = Path(argument)
-    return path, overrides
+    if len(bare) > len(words):
+        raise UserError(f"only {' and '.join(words)} can stand without a name, not {' '.join(bare)}")
+    named = zip(words[len(words) - len(bare) :], bare, strict=True)
+    return path, [*(f"{name}={json.dumps(value)}" for name, value in named), *overrides]
 
 
 def _as_override(option: str, value: str) -> str:
@@ -81,7 +87,8 @@ def usage(model: type[Settings], module: str, doc: str | None, given: Mapping[st
     """What `--help` prints: how to call the job, what it does, and every setting, as it is `given` or by default."""
     width = min(shutil.get_terminal_size().columns, 120)
     name = module if module != "__main__" else f"jobs.{Path(sys.argv[0]).stem}"
-    lines = [f"usage: python -m {name} [CONFIG.yaml] [key.sub=value ...]", "", (doc or "").strip(), "", "settings:"]
+    first = " ".join(f"[{word.upper()}]" for word in model.words) or "[CONFIG.yaml]"
+    lines = [f"usage: python -m {name} {first} [key.sub=value ...]", "", (doc or "").strip(), "", "settings:"]
     for setting, kind, default, help_text in describe(model, given=given):
         lines.append(f"  {setting}: {kind} = {default}")
         lines += textwrap.wrap(help_text, width, initial_indent=" " * 6, subsequent_indent=" " * 6)

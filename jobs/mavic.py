@@ -2,14 +2,19 @@
 
 `max_staleness: 0` alternates sampling and learning (on-policy); above it, both go on at once. The adapter of every
 update is published under its version and loaded by every engine. A run that was cut off goes on from its latest
-checkpoint when it is started again with the same settings.
+checkpoint when it is started again with the same settings; SIGTERM makes it write one and exit with status 0.
 """
 
 import asyncio
+import sys
 
+from dermo_ray import checkpoint_copies
+from dermo_ray.checkpoints import LATEST
 from dermo_ray.config.mavic import MavicConfig
+from dermo_ray.config.pools import PoolSettings
 from dermo_ray.data.prompts import PromptOrder, read_prompts
-from dermo_ray.run_directory import claimed
+from dermo_ray.run_directory import CHECKPOINTS, TOKENIZER, claimed
+from dermo_ray.staging import staged_file
 from jobs.cluster import ray_session
 from jobs.command import main
 from jobs.resources import require
@@ -17,7 +22,21 @@ from rewards.check import check_reward
 
 CONFIG = MavicConfig
 
-CHANGEABLE = frozenset({"steps", "rollout", "rewards", "checkpoint_every", "keep_checkpoints"})
+CHANGEABLE = frozenset(
+    {
+        "steps",
+        "validation",
+        "anomaly",
+        "rollout",
+        "rewards",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "keep_best",
+        "checkpoint_copy",
+    }
+    | {"preemption_deadline", "learner.timeout"}
+    | {f"learner.{placement}" for placement in PoolSettings.model_fields}
+)
 """Settings that a run that goes on may change."""
 
 
@@ -25,10 +44,15 @@ def run(config: MavicConfig) -> None:
     """Train until `config.steps` updates are made. Raises `UserError` for what can't be run as it is set."""
     check_reward(config.reward)
     prompts = read_prompts(config.data, "train", config.sources)
+    validates = config.validation.every > 0
+    heldout = read_prompts(config.data, config.validation.split, config.sources) if validates else []
+    if config.checkpoint_copy is not None and not (config.run / CHECKPOINTS / LATEST).exists():
+        checkpoint_copies.restore(config.run, CHECKPOINTS, config.checkpoint_copy)
     with claimed(config.run, config, CHANGEABLE) as checkpoint, ray_session():
-        require({"rollout": config.rollout, "rewards": config.rewards, "learner": config.learner})
+        asked = {"rollout": config.rollout, "rewards": config.rewards, "learner": config.learner}
+        require({name: pool for name, pool in asked.items() if name not in config.left_out})
         # these take seconds to import; pools that don't fit should show before
-        from actors.mavic import train
+        from actors.mavic import Pools, train
         from dermo_ray.models.chat import load_processor
         from dermo_ray.models.lengths import refuse_long_prompts
 
@@ -36,7 +60,11 @@ def run(config: MavicConfig) -> None:
         refuse_long_prompts(
             processor, prompts, config.data, config.rollout.max_tokens, config.rollout.engine.max_model_len
         )
-        asyncio.run(train(config, PromptOrder(prompts, config.seed), checkpoint))
+        with staged_file(config.run / TOKENIZER) as aside:
+            processor.tokenizer.backend_tokenizer.save(str(aside))
+        ended = asyncio.run(train(config, PromptOrder(prompts, config.seed), checkpoint, Pools.of(config), heldout))
+    if not ended:
+        sys.exit(0)  # also where another job, such as the demo, runs this one: whoever sent SIGTERM meant all of it
 
 
 if __name__ == "__main__":

@@ -2,15 +2,18 @@
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from actors.adapters import Adapter
-from actors.controller import Progress, RunController
+from actors.accounts import RunAccounts
+from actors.adapters import Adapter, Published, Sent
+from actors.controller import RunController
 from actors.messages import Group, Prompt, Sampled, Sampling, ScoredGroup, TrainingGroup
+from actors.progress import Progress
 from dermo_ray.config.mavic import MavicConfig
 from dermo_ray.data.prompts import PromptOrder
+from dermo_ray.ledger import Ledger, Opening
 from dermo_ray.records import GroundTruth, RLPrompt
 from rewards import Reward
 
@@ -40,27 +43,23 @@ def scored(index: int, totals: list[float], version: int = 0) -> ScoredGroup:
 class FakeRollouts:
     """Stands for the rollout pool: a group takes `seconds(index)` and comes from the version loaded when it began."""
 
-    def __init__(self, seconds: Callable[[int], float], checksum: str | None = None) -> None:
-        self.seconds, self.checksum = seconds, checksum
+    def __init__(self, seconds: Callable[[int], float]) -> None:
+        self.seconds = seconds
         self.version = -1
         self.running = self.most = 0
         self.asked: list[tuple[int, int | None]] = []
-        self.start_arguments: tuple[Any, ...] = ()
 
-    async def call(self, method: str, prompt: Prompt, sampling: Sampling, timeout: float) -> Group:
-        assert method == "sample"
+    async def sample(self, prompt: Prompt, sampling: Sampling, adapter: Published | None = None) -> Group:
         self.asked.append((prompt.index, sampling.seed))
-        version = self.version
+        version = self.version if adapter is None else adapter.version
         self.running += 1
         self.most = max(self.most, self.running)
         await asyncio.sleep(self.seconds(prompt.index))
         self.running -= 1
         return Group(prompt, version, [7, 8], [sampled() for _ in range(sampling.n)])
 
-    async def broadcast(self, method: str, adapter: Adapter, timeout: float) -> list[str]:
-        assert method == "load"
-        self.version = adapter.version
-        return [adapter.checksum, self.checksum or adapter.checksum]
+    async def load(self, weights: Published | Sent) -> None:
+        self.version = weights.version
 
 
 class FakeRewards:
@@ -69,8 +68,7 @@ class FakeRewards:
     def __init__(self, constant: Callable[[int], bool] = lambda index: False) -> None:
         self.constant = constant
 
-    async def call(self, method: str, group: Group, timeout: float) -> ScoredGroup:
-        assert method == "score"
+    async def score(self, group: Group) -> ScoredGroup:
         if self.constant(group.prompt.index):
             return ScoredGroup(group, [reward(0.5, format=1.0) for _ in group.completions])
         return ScoredGroup(group, [reward(float(n % 2), format=1.0) for n in range(len(group.completions))])
@@ -90,6 +88,13 @@ class FakeLearners:
         self.staleness += [step - training.scored.group.version for training in batch]
         return {"rollout_logprob_diff": self.gap, "loss": 0.0}
 
+    async def trained_logprobs(self) -> dict[tuple[int, int], list[float]]:
+        return {
+            (training.scored.group.prompt.index, sample): [-0.25] * len(completion.token_ids)
+            for training in self.batches[-1]
+            for sample, completion in enumerate(training.scored.group.completions)
+        }
+
     async def divergences(self, batch: list[ScoredGroup]) -> list[float]:
         return [float(number) for number, _ in enumerate(r for scored in batch for r in scored.rewards)]
 
@@ -100,6 +105,9 @@ class FakeLearners:
     async def save(self, folder: Path) -> None:
         await asyncio.sleep(self.seconds)
         (folder / "learner").mkdir()
+
+    def saved(self, checkpoint: Path) -> None:
+        assert (checkpoint / "learner").is_dir()
 
     @property
     def indices(self) -> list[list[int]]:
@@ -125,27 +133,36 @@ def conduct(
     learner: FakeLearners,
     progress: Progress | None = None,
     rewards: FakeRewards | None = None,
+    conducted: Callable[[RunController], Awaitable[None]] | None = None,
+    heldout: Sequence[Prompt] = (),
+    accounts: RunAccounts | None = None,
 ) -> list[tuple[int, dict[str, float]]]:
-    """Run to the end; what was reported."""
+    """Run to the end, with `conducted` beside it; what was reported."""
+    progress = progress or Progress()
     reports: list[tuple[int, dict[str, float]]] = []
     order = PromptOrder([record(number) for number in range(5)], config.seed)
 
-    async def run() -> None:
-        sampling: Any = rollout
-        scoring: Any = rewards or FakeRewards()
-        learning: Any = learner
+    async def run(ledger: Ledger) -> None:
         controller = RunController(
             config,
             order,
-            sampling,
-            scoring,
-            learning,
-            progress or Progress(),
-            lambda version, metrics, _: reports.append((version, metrics)),
+            rollout,
+            rewards or FakeRewards(),
+            learner,
+            ledger,
+            progress,
+            lambda version, metrics, alarm, rows: reports.append((version, metrics)),
+            heldout,
+            accounts,
         )
+        beside = asyncio.ensure_future(conducted(controller)) if conducted is not None else None
         await asyncio.wait_for(controller.run(), timeout=30)
+        if beside is not None:
+            await beside
 
-    asyncio.run(run())
+    opening = Opening(resumed_from=progress.version, prompts=len(order.prompts), batch_groups=config.batch_groups)
+    with Ledger(config.run, opening) as ledger:
+        asyncio.run(run(ledger))
     return reports
 
 

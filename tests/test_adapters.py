@@ -1,11 +1,16 @@
 """Adapters are published whole, under a new name for every version, and retired by version."""
 
+import hashlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from actors.adapters import WEIGHTS, Adapter, checksum, publish, retire
+from actors import adapters
+from actors.adapters import WEIGHTS, Adapter, FullWeights, checksum, retire
+
+publish = partial(adapters.publish, kind=Adapter)
 
 
 def saves(weights: bytes) -> Callable[[Path], None]:
@@ -49,3 +54,21 @@ def test_versions_that_nobody_needs_are_removed(tmp_path: Path) -> None:
         publish(tmp_path, version, saves(b"weights"))
     retire(tmp_path, keep={2, 3, -1})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["v000002", "v000003"]
+
+
+def test_the_checksum_of_a_model_in_several_files_covers_them_all_in_order(tmp_path: Path) -> None:
+    def save(folder: Path) -> None:
+        for number, content in enumerate([b"first", b"second"], start=1):
+            (folder / f"model-0000{number}-of-00002.safetensors").write_bytes(content)
+        (folder / "config.json").write_text("{}")
+
+    model = adapters.publish(tmp_path, 1, save, FullWeights)
+    assert model.checksum == hashlib.sha256(b"firstsecond").hexdigest()
+    assert model != Adapter.at(model.path, 1)
+    (model.path / "model-00002-of-00002.safetensors").write_bytes(b"2nd")
+    assert checksum(model.path) != model.checksum
+
+
+def test_a_folder_without_weights_has_no_checksum(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="holds no weights"):
+        checksum(tmp_path)

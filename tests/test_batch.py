@@ -82,20 +82,26 @@ def test_a_batch_is_described_by_rewards_terms_faults_lengths_and_staleness() ->
         "truncated": 0.25,
         "staleness/mean": 0.5,
         "staleness/max": 1.0,
+        "staleness/age_0": 6 / 18,  # the ages are of tokens
+        "staleness/age_1": 12 / 18,
     }
     assert metrics == pytest.approx(expected)
 
 
 def test_a_row_says_what_was_sampled_for_which_step_and_why_it_was_rewarded() -> None:
-    rows = completion_rows(TrainingGroup(scored(4, [0.0, 1.0], version=2), [-1.0, 1.0]), step=3)
+    training = TrainingGroup(scored(4, [0.0, 1.0], version=2), [-1.0, 1.0])
+    rows = completion_rows(training, step=3, logprobs={(4, 1): [-0.5, -1.0, -1.5]})
     assert [(row.sample, row.reward, row.advantage) for row in rows] == [(0, 0.0, -1.0), (1, 1.0, 1.0)]
     assert {(row.step, row.version, row.policy, row.prompt_id) for row in rows} == {(3, 2, "mavic", "p004")}
     assert rows[1].terms == {"format": 1.0}
     assert (rows[0].tokens, rows[0].logprob, rows[0].truth) == (3, -0.5, TRUTH)
+    assert (rows[0].token_ids, rows[0].token_logprobs, rows[0].token_versions) == ((0, 1, 2), (-0.5,) * 3, (2,) * 3)
+    assert [row.learner_logprobs for row in rows] == [None, (-0.5, -1.0, -1.5)]
 
 
 def test_a_group_that_was_dropped_has_rows_without_an_advantage() -> None:
     rows = dropped_rows(scored(4, [0.5, 0.5], version=2), step=3)
+    assert {row.learner_logprobs for row in rows} == {None}
     assert [(row.step, row.sample, row.reward, row.advantage) for row in rows] == [(3, 0, 0.5, None), (3, 1, 0.5, None)]
 
 

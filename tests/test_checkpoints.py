@@ -1,6 +1,10 @@
 """A checkpoint is whole or not there, and what is damaged is named."""
 
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,3 +72,98 @@ def test_the_newest_checkpoints_stay(tmp_path: Path) -> None:
     checkpoints.retain(tmp_path, keep=2)
     assert sorted(path.name for path in tmp_path.glob("step_*")) == ["step_000010", "step_000015"]
     assert checkpoints.latest(tmp_path) == tmp_path / "step_000015"
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("step_*"))
+
+
+def damage(checkpoint: Path, how: str) -> None:
+    if how == "changed":
+        (checkpoint / "adapter" / "weights").write_text("weighty")
+    elif how == "missing":
+        (checkpoint / "adapter" / "weights").unlink()
+    elif how == "manifest":
+        (checkpoint / checkpoints.MANIFEST).write_text('{"files": {')
+    else:
+        (checkpoint / checkpoints.MANIFEST).unlink()
+
+
+@pytest.mark.parametrize("how", ["changed", "missing", "manifest", "no manifest"])
+def test_a_damaged_latest_gives_way_to_the_newest_that_is_whole_and_that_is_said(
+    how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second, third = (add(tmp_path, step) for step in (10, 20, 30))
+    damage(third, how)
+    assert checkpoints.recover(tmp_path) == second
+    assert checkpoints.latest(tmp_path) == second
+    assert names(tmp_path) == ["step_000010", "step_000020"]
+    assert (tmp_path / ".step_000030.damaged" / "state.json").is_file()
+    (record,) = caplog.records
+    assert "step_000030 is" in record.message
+    assert "it is put aside as .step_000030.damaged, and step_000020 is taken instead" in record.message
+    assert add(tmp_path, 30) == checkpoints.recover(tmp_path)
+    assert first.is_dir()
+
+
+def test_where_all_checkpoints_are_damaged_the_newest_is_named_and_nothing_is_moved(tmp_path: Path) -> None:
+    for step in (10, 20):
+        damage(add(tmp_path, step), "changed")
+    with pytest.raises(UserError, match="step_000020 is damaged: adapter/weights is not what was written"):
+        checkpoints.recover(tmp_path)
+    assert names(tmp_path) == ["step_000010", "step_000020"]
+
+
+def test_a_checkpoint_that_was_written_and_not_yet_pointed_at_is_found(tmp_path: Path) -> None:
+    assert checkpoints.recover(tmp_path) is None
+    whole = add(tmp_path, 10)
+    (tmp_path / "latest").unlink()
+    assert checkpoints.recover(tmp_path) == whole
+    (tmp_path / "latest").unlink()
+    (tmp_path / "latest").symlink_to("step_000099")
+    assert checkpoints.recover(tmp_path) == whole == checkpoints.latest(tmp_path)
+
+
+def test_a_writer_killed_anywhere_leaves_a_whole_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every call that changes the file system is the last one, one after the other."""
+
+    class Killed(BaseException):
+        pass
+
+    def until_killed(calls: int) -> bool:
+        folder = tmp_path / str(calls)
+        add(folder, 10, "old")
+        left = [calls]
+
+        def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*arguments: Any, **options: Any) -> Any:
+                left[0] -= 1
+                if left[0] < 0:
+                    raise Killed
+                return function(*arguments, **options)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            for owner, name in ((os, "rename"), (os, "replace"), (shutil, "rmtree"), (Path, "symlink_to"),
+                                (Path, "write_text"), (Path, "unlink"), (Path, "mkdir")):  # fmt: skip
+                patch.setattr(owner, name, counted(getattr(owner, name)))
+            try:
+                add(folder, 10, "new")
+                add(folder, 20)
+                checkpoints.retain(folder, keep=1)
+                ended = True
+            except Killed:
+                ended = False
+        assert checkpoints.recover(folder) is not None
+        return ended
+
+    assert not until_killed(0)
+    assert any(until_killed(calls) for calls in range(1, 60))
+
+
+def test_the_newest_and_the_best_of_the_others_stay(tmp_path: Path) -> None:
+    for step, score in ((5, 0.9), (10, 0.2), (15, None), (20, 0.7), (25, 0.1), (30, 0.0)):
+        checkpoints.commit(checkpoints.begin(tmp_path, step), {"step": step, "score": score})
+        checkpoints.retain(tmp_path, keep=2, keep_best=2)
+    assert names(tmp_path) == ["step_000005", "step_000020", "step_000025", "step_000030"]

@@ -5,7 +5,7 @@ from pydantic import BaseModel
 
 from dermo_ray.config import Settings
 from dermo_ray.errors import UserError
-from jobs.command import main
+from jobs.command import main, parse
 
 
 class Config(Settings):
@@ -37,6 +37,13 @@ def test_settings_come_from_the_file_and_overrides_win(tmp_path):
     assert status(seen.append) == 0
     assert status(seen.append, str(file), "--steps", "8") == 0
     assert [config.steps for config in seen] == [5, 7, 3, 8]
+
+
+def test_bare_words_are_the_values_of_the_settings_that_the_job_names():
+    assert parse(["runs/a", "port=1"], ("show", "run")) == (None, ['run="runs/a"', "port=1"])
+    assert parse(["ledger", "runs/a"], ("show", "run")) == (None, ['show="ledger"', 'run="runs/a"'])
+    with pytest.raises(UserError, match="only show and run can stand without a name, not a b c"):
+        parse(["a", "b", "c"], ("show", "run"))
 
 
 @pytest.mark.parametrize("argument", ["step=4", "steps=many", "--steps", "-s", "absent.yaml", "steps.more=1"])

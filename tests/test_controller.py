@@ -1,16 +1,20 @@
 """The run controller over fake pools in one process: staleness, order, resume, and what it does with errors."""
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_pools import GROUP_SIZE, FakeLearners, FakeRewards, FakeRollouts, at_once, conduct, settings, uneven
 
-from actors.controller import Progress, capacity
-from actors.messages import TrainingGroup, sampling_seed
+from actors.controller import RunController, capacity
+from actors.interfaces import CheckpointError, RewardError
+from actors.messages import Group, ScoredGroup, TrainingGroup, sampling_seed
 from actors.pool import PoolError
+from actors.progress import Progress, read
 from dermo_ray import checkpoints, rollouts
+from dermo_ray.ledger import check
 
 
 def test_the_capacity_gate_is_the_smaller_of_concurrency_and_staleness() -> None:
@@ -59,36 +63,154 @@ def test_with_staleness_allowed_sampling_goes_on_while_the_learner_works(tmp_pat
     assert not overlap(0)
 
 
+class FailsAtThree(FakeLearners):
+    async def update(self, batch: Sequence[TrainingGroup], step: int) -> dict[str, float]:
+        if step == 3:
+            raise RuntimeError("node lost")
+        return await super().update(batch, step)
+
+
+def latest(run: Path) -> Path:
+    checkpoint = checkpoints.latest(run / "checkpoints")
+    assert checkpoint is not None
+    return checkpoint
+
+
 @pytest.mark.parametrize("max_staleness", [0, 2])
 @pytest.mark.parametrize("max_concurrent", [3, 16])
+@pytest.mark.parametrize("checkpoint_every", [1, 2])
 def test_every_prompt_is_trained_on_once_across_a_crash_and_a_resume(
-    max_staleness: int, max_concurrent: int, tmp_path: Path
+    max_staleness: int, max_concurrent: int, checkpoint_every: int, tmp_path: Path
 ) -> None:
-    class FailsLater(FakeLearners):
-        async def update(self, batch: list[TrainingGroup], step: int) -> dict[str, float]:
-            if step == 3:
-                raise RuntimeError("node lost")
-            return await super().update(batch, step)
-
     rollout = {"group_size": GROUP_SIZE, "max_concurrent": max_concurrent}
-    config = settings(tmp_path, max_staleness=max_staleness, rollout=rollout)
-    before, after = FailsLater(seconds=0.01), FakeLearners(seconds=0.01)
+    config = settings(tmp_path, max_staleness=max_staleness, rollout=rollout, checkpoint_every=checkpoint_every)
+    before, after = FailsAtThree(seconds=0.01), FakeLearners(seconds=0.01)
     with pytest.raises(RuntimeError, match="node lost"):
         conduct(config, FakeRollouts(uneven(0)), before)
-    checkpoint = checkpoints.latest(tmp_path / "checkpoints")
-    assert checkpoint is not None
-    state = checkpoints.read_state(checkpoint)
-    assert state["step"] == state["version"] == 3
-    reports = conduct(
-        config,
-        FakeRollouts(uneven(1)),
-        after,
-        Progress(state["version"], state["next_index"], state["pending"]),
-    )
-    assert [version for version, _ in reports] == [4, 5, 6]
+    progress = read(latest(tmp_path))
+    assert progress.version == 3 - 3 % checkpoint_every
+    first = progress.version + 1
+    reports = conduct(config, FakeRollouts(uneven(1)), after, progress)
+    assert [version for version, _ in reports] == list(range(first, 7))
     assert max(after.staleness) <= max_staleness
-    trained = [index for batch in before.indices + after.indices for index in batch]
+    trained = [index for batch in before.indices[: progress.version] + after.indices for index in batch]
     assert sorted(trained) == list(range(24))
+    report = check(tmp_path)
+    assert report.ok, report.problems
+    assert (report.steps, report.trained, report.resumes) == (6, 24, 1)
+    assert report.undone == 4 * (3 - progress.version)
+
+
+def test_groups_that_were_ready_are_trained_on_after_a_resume_and_not_sampled_again(tmp_path: Path) -> None:
+    config = settings(tmp_path, max_staleness=2)
+    with pytest.raises(RuntimeError, match="node lost"):
+        conduct(config, FakeRollouts(at_once), FailsAtThree(seconds=0.01))
+    progress = read(latest(tmp_path))
+    ready = [scored.group.prompt.index for scored in progress.ready]
+    assert ready
+    rollout, learner = FakeRollouts(at_once), FakeLearners()
+    conduct(config, rollout, learner, progress)
+    assert not {index for index, _ in rollout.asked} & set(ready)
+    trained = {training.scored.group.prompt.index: training.scored for batch in learner.batches for training in batch}
+    assert [trained[index] for index in ready] == progress.ready
+
+
+def test_a_run_that_is_stopped_keeps_its_last_update_in_a_checkpoint_and_waits_for_no_group(tmp_path: Path) -> None:
+    async def stop(controller: RunController) -> None:
+        while rollout.running != 1 or rollout.asked[-1][0] != 15:
+            await asyncio.sleep(0.001)
+        await controller.stop("enough")
+
+    config = settings(tmp_path, checkpoint_every=100)
+    rollout = FakeRollouts(lambda index: 60.0 if index == 15 else 0.0)
+    reports = conduct(config, rollout, FakeLearners(), conducted=stop)
+    assert [version for version, _ in reports] == [1, 2, 3]
+    progress = read(latest(tmp_path))
+    assert (progress.version, progress.pending) == (3, [15])
+    assert [scored.group.prompt.index for scored in progress.ready] == [12, 13, 14]
+    conduct(config, FakeRollouts(at_once), FakeLearners(), progress)
+    assert check(tmp_path).ok
+
+
+def test_a_checkpoint_that_finds_the_disk_full_is_tried_again_and_the_one_before_stays(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class FullFor2(FakeLearners):
+        tries = 0
+
+        async def save(self, folder: Path) -> None:
+            await super().save(folder)
+            self.tries += 1
+            if self.tries in (2, 3):
+                Path("/dev/full").write_text("a device that has no room, ever")
+
+    learner = FullFor2()
+    seen = []
+
+    async def watch(controller: RunController) -> None:
+        while controller.version < 6:
+            checkpoint = checkpoints.latest(tmp_path / "checkpoints")  # raises where it is not whole
+            seen.append(checkpoint.name if checkpoint else "")
+            await asyncio.sleep(0)
+
+    conduct(settings(tmp_path), FakeRollouts(at_once), learner, conducted=watch)
+    assert {"step_000001", "step_000004"} <= set(seen)
+    assert not {"step_000002", "step_000003"} & set(seen)
+    assert [record.message for record in caplog.records if "No space left on device" in record.message] == [
+        f"the checkpoint of update {step} could not be written ([Errno 28] No space left on device); "
+        "the one of update 1 stays, and the next update tries again"
+        for step in (2, 3)
+    ]
+    assert not list((tmp_path / "checkpoints").glob(".step_*"))
+    assert check(tmp_path).ok
+
+
+def test_a_last_checkpoint_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    class Full(FakeLearners):
+        async def save(self, folder: Path) -> None:
+            raise CheckpointError("learner rank 0 failed in save: the disk is full")
+
+    with pytest.raises(CheckpointError, match="the disk is full"):
+        conduct(settings(tmp_path), FakeRollouts(at_once), Full())
+
+
+class Unscorable(FakeRewards):
+    def __init__(self, indices: set[int]) -> None:
+        super().__init__()
+        self.indices = indices
+
+    async def score(self, group: Group) -> ScoredGroup:
+        if group.prompt.index in self.indices:
+            raise RewardError(f"the group of prompt {group.prompt.index} was not scored: the term tone failed")
+        return await super().score(group)
+
+
+@pytest.mark.parametrize("max_staleness", [0, 1])
+def test_groups_without_a_reward_are_given_up_as_far_as_allowed_and_stand_in_the_ledger(
+    max_staleness: int, tmp_path: Path
+) -> None:
+    rewards = {"max_unscored": 3}
+    config = settings(tmp_path, max_staleness=max_staleness, rewards=rewards)
+    learner = FakeLearners()
+    conduct(config, FakeRollouts(uneven(1)), learner, rewards=Unscorable({0, 9, 10}))
+    assert sorted(index for batch in learner.indices for index in batch) == sorted({*range(27)} - {0, 9, 10})
+    report = check(tmp_path)
+    assert report.ok, report.problems
+    assert (report.trained, report.unscored) == (24, 3)
+    with pytest.raises(RewardError, match="prompt 12 was not scored: the term tone failed"):
+        conduct(settings(tmp_path / "another", rewards=rewards), FakeRollouts(at_once), FakeLearners(),
+                rewards=Unscorable({0, 9, 10, 12}))  # fmt: skip
+
+
+def test_groups_that_were_given_up_stay_so_across_a_resume(tmp_path: Path) -> None:
+    config = settings(tmp_path, max_staleness=2, rewards={"max_unscored": 3}, checkpoint_every=2)
+    with pytest.raises(RuntimeError, match="node lost"):
+        conduct(config, FakeRollouts(at_once), FailsAtThree(), rewards=Unscorable({2, 13, 14}))
+    progress = read(latest(tmp_path))
+    conduct(config, FakeRollouts(at_once), FakeLearners(), progress, rewards=Unscorable({13, 14}))
+    report = check(tmp_path)
+    assert report.ok, report.problems
+    assert (report.trained, report.unscored) == (24, 3)
 
 
 def test_prompts_that_were_pending_are_sampled_first_and_with_the_seeds_they_had(tmp_path: Path) -> None:
@@ -111,12 +233,6 @@ def test_the_record_of_rollouts_has_every_completion_with_its_version(tmp_path: 
     assert {(row.step, row.version) for row in rows} == {(0, 0), (1, 1), (2, 2)}
 
 
-def test_new_workers_start_with_the_newest_adapter(tmp_path: Path) -> None:
-    rollout = FakeRollouts(at_once)
-    conduct(settings(tmp_path, steps=3), rollout, FakeLearners())
-    assert [adapter.version for adapter in rollout.start_arguments] == [3]
-
-
 def test_a_run_stops_where_the_engines_do_not_serve_the_published_weights(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"update 0: engine and learner disagree by 0\.700 nats .*limit 0\.5"):
         conduct(settings(tmp_path), FakeRollouts(at_once), FakeLearners(gap=0.7))
@@ -135,11 +251,6 @@ def test_disagreement_about_older_versions_is_no_error(tmp_path: Path) -> None:
     assert max(learner.staleness) == 1
 
 
-def test_a_worker_that_loaded_another_adapter_stops_the_run(tmp_path: Path) -> None:
-    with pytest.raises(PoolError, match="a rollout worker loaded some other as policy version 0"):
-        conduct(settings(tmp_path), FakeRollouts(at_once, checksum="some other"), FakeLearners())
-
-
 def fails(error: Exception, cause: Exception | None) -> Callable[..., Awaitable[Any]]:
     async def call(*arguments: Any, **options: Any) -> Any:
         raise error from cause
@@ -147,7 +258,7 @@ def fails(error: Exception, cause: Exception | None) -> Callable[..., Awaitable[
     return call
 
 
-@pytest.mark.parametrize(("pool", "method"), [("rollout", "call"), ("rewards", "call"), ("learner", "update")])
+@pytest.mark.parametrize(("pool", "method"), [("rollout", "sample"), ("rewards", "score"), ("learner", "update")])
 def test_the_first_error_of_any_pool_ends_the_run_with_its_cause(pool: str, method: str, tmp_path: Path) -> None:
     pools: dict[str, Any] = {"rollout": FakeRollouts(at_once), "rewards": FakeRewards(), "learner": FakeLearners()}
     error, cause = PoolError(f"{pool} worker 1 failed"), ValueError("the reason")

@@ -107,7 +107,8 @@ def test_every_command_loads_with_the_settings_of_its_job(page: Path, monkeypatc
     for job, *arguments in commands(page):
         assert importlib.util.find_spec(f"jobs.{job}") is not None, job
         if arguments and not {"--help", "CONFIG.yaml"} & set(arguments):
-            load(model_of(f"jobs.{job}"), *command.parse(arguments))
+            model = model_of(f"jobs.{job}")
+            load(model, *command.parse(arguments, model.words))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

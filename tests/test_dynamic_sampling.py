@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from fake_pools import FakeLearners, FakeRewards, FakeRollouts, at_once, conduct, record, settings, uneven
 
-from actors.controller import Progress
 from actors.messages import TrainingGroup
+from actors.progress import read
 from dermo_ray import checkpoints, rollouts
 from dermo_ray.data.prompts import PromptOrder
+from dermo_ray.ledger import check
 
 GROUP_SIZE = 2
 DYNAMIC = {"dynamic_sampling": True, "max_refill": 3}
@@ -96,11 +97,12 @@ def test_every_prompt_is_trained_on_or_recorded_as_dropped_once_across_a_crash_a
         conduct(config, FakeRollouts(uneven(0)), before, rewards=FakeRewards(some))
     checkpoint = checkpoints.latest(tmp_path / "checkpoints")
     assert checkpoint is not None
-    state = checkpoints.read_state(checkpoint)
-    progress = Progress(state["version"], state["next_index"], state["pending"])
-    conduct(config, FakeRollouts(uneven(1)), after, progress, FakeRewards(some))
+    conduct(config, FakeRollouts(uneven(1)), after, read(checkpoint), FakeRewards(some))
     assert max(after.staleness) <= max_staleness
     both = trained(before) + trained(after)
+    report = check(tmp_path)
+    assert report.ok, report.problems
+    assert (report.trained, report.dropped) == (24, sum(some(index) for index in range(both[-1])))
     assert both == [index for index in range(200) if not some(index)][:24]
 
     rows = rollouts.read(tmp_path / "rollouts")

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import learner_cases
@@ -252,6 +253,24 @@ def test_the_divergence_of_each_completion_does_not_depend_on_the_passes(
         found.append(rank.divergences(groups))
     assert min(found[0]) > 0
     assert found[1] == pytest.approx(found[0], rel=1e-2, abs=1e-6)
+
+
+def test_the_log_probabilities_of_an_update_are_told_token_by_token(
+    one_rank: Any, tiny_model: Path, data: Path, batch: list[TrainingGroup]
+) -> None:
+    rank = one_rank(settings(tiny_model, data, sharding={"micro_batch_tokens": 250}))
+    gap = rank.update(batch, 0)["rollout_logprob_diff"]
+    completions = {
+        (i, k): done for i, group in enumerate(batch) for k, done in enumerate(group.scored.group.completions)
+    }
+    learners = rank.trained_logprobs()
+    assert learners.keys() == completions.keys()
+    gaps = [
+        abs(mine - engines)
+        for name, done in completions.items()
+        for mine, engines in zip(learners[name], done.logprobs, strict=True)
+    ]
+    assert fmean(gaps) == pytest.approx(gap, rel=1e-4)
 
 
 def test_completions_that_were_cut_can_be_left_out_of_the_loss(

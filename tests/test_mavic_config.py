@@ -36,6 +36,22 @@ def test_the_demos_settings_are_valid() -> None:
         (["max_staleness=-1"], "max_staleness: .*got -1"),
         (["rollout.group_size=1"], r"rollout\.group_size: .*got 1"),
         (["algorithm.estimator=ppo"], r"algorithm\.estimator: .*grpo.*got 'ppo'"),
+        (["lora=null", "algorithm.kl_coefficient=0.1"], r"algorithm\.kl_coefficient needs an adapter"),
+        (["transport=nccl"], "transport=nccl is for lora=null"),
+        (["lora=null", "transport=nccl"], r"transport=nccl needs rollout\.gpus_per_worker"),
+        (["mode=replay"], "mode=replay needs replay_from"),
+        (["replay_from=runs/a/rollouts"], "replay_from is for mode=train_only and mode=replay, not train"),
+        (["mode=rollout_only", "validation.every=20"], r"validation\.every needs mode=train"),
+        (
+            ["mode=rollout_only", "algorithm.kl_coefficient=0.1", "algorithm.kl_place=reward"],
+            r"algorithm\.kl_place=reward needs learners",
+        ),
+        (["validation.every=30"], r"validation\.every=30 must be a multiple of checkpoint_every=20"),
+        (["validation.patience=2"], r"validation\.patience needs validation\.every above 0"),
+        (["rollout.autoscale={max_workers: 4, min_workers: 5}"], "min_workers must not be above max_workers"),
+        (["rollout.autoscale={max_workers: 4}", "rollout.workers=6"], "workers must lie within autoscale"),
+        (["learner.autoscale={max_workers: 4}"], "unknown setting learner.autoscale"),
+        (["rollout.gpus_per_worker=1", "rollout.engine.tensor_parallel_size=2"], "GPUs of one node"),
     ],
 )
 def test_a_setting_that_cannot_work_is_one_line_with_its_name(overrides: list[str], message: str) -> None:
@@ -47,3 +63,24 @@ def test_a_setting_that_cannot_work_is_one_line_with_its_name(overrides: list[st
 def test_without_a_correction_its_bounds_may_be_left_out() -> None:
     config = load(MavicConfig, None, [*NEEDED, "algorithm.correction=null", "algorithm.correction_high=null"])
     assert config.algorithm.correction is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sends"),
+    [
+        (["lora=null"], False),
+        (["lora=null", "rollout.gpus_per_worker=1", "learner.gpus_per_worker=1"], True),
+        (["lora=null", "rollout.gpus_per_worker=1", "learner.gpus_per_worker=1", "transport=files"], False),
+        (["lora=null", "rollout.gpus_per_worker=1"], False),
+        (["rollout.gpus_per_worker=1", "learner.gpus_per_worker=1"], False),
+    ],
+)
+def test_whole_weights_are_sent_from_gpu_to_gpu_where_both_sides_have_one(overrides: list[str], sends: bool) -> None:
+    assert load(MavicConfig, None, [*NEEDED, *overrides]).sends_weights is sends
+
+
+def test_the_placement_of_a_worker_is_told_in_words() -> None:
+    assert load(MavicConfig, None, NEEDED).rollout.placement == "1 CPU"
+    given = ["rollout.gpus_per_worker=2", "rollout.accelerator_type=H100", "rollout.node_labels={market: spot}"]
+    placed = load(MavicConfig, None, [*NEEDED, *given, "rollout.resources={nvme: 1}"]).rollout
+    assert placed.placement == "1 CPU, 2 GPU, 1 nvme on a node with H100, market=spot"

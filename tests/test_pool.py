@@ -2,6 +2,9 @@
 
 import asyncio
 import os
+import re
+import signal
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -9,10 +12,9 @@ from typing import Any
 
 import psutil
 import pytest
-import ray
 from ray.exceptions import RayTaskError
 
-from actors.pool import Pool, PoolError
+from actors.pool import Pool, PoolError, ray_pool
 from dermo_ray.config.pools import PoolSettings
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -37,22 +39,23 @@ def clerk_class() -> type:
         def work(self, number: int) -> tuple[int, tuple[Any, ...]]:
             return number, self.told
 
-        def tell(self, news: str) -> None:
+        def tell(self, news: str) -> str:
             self.told = (news,)
+            return news
+
+        def first(self, what: str) -> bool:
+            try:
+                (self.folder / what).touch(exist_ok=False)
+            except FileExistsError:
+                return False
+            return True
 
         def die_once(self, number: int) -> int:
             """Ends its process the first time anybody calls it."""
-            try:
-                (self.folder / "died").touch(exist_ok=False)
-            except FileExistsError:
-                return number
-            os._exit(1)
-
-        def die(self) -> None:
-            os._exit(1)
-
-        def sleep(self, seconds: float) -> None:
-            time.sleep(seconds)
+            if self.first("died"):
+                print("the desk is on fire", file=sys.stderr, flush=True)
+                os._exit(1)
+            return number
 
         def fail(self) -> None:
             raise ValueError("no such drawer")
@@ -66,12 +69,18 @@ def clerk_class() -> type:
     return Clerk
 
 
-def with_pool(folder: Path, body: Callable[[Pool], Awaitable[Any]], workers: int = 2, start_timeout: float = 60) -> Any:
+def with_pool(
+    folder: Path,
+    body: Callable[[Pool], Awaitable[Any]],
+    workers: int = 2,
+    start_timeout: float = 60,
+    heartbeat: float = 60,
+) -> Any:
     """Open a pool of clerks, let `body` use it, close it."""
 
     async def run() -> Any:
-        settings = PoolSettings(workers=workers, cpus_per_worker=0.1)
-        pool = Pool("clerk", settings, clerk_class(), (folder,), {"CLERK": "1"}, start_timeout)
+        settings = PoolSettings(workers=workers, cpus_per_worker=0.1, heartbeat=heartbeat)
+        pool = ray_pool("clerk", settings, clerk_class(), (folder,), {"CLERK": "1"}, start_timeout)
         try:
             await pool.open()
             return await body(pool)
@@ -90,55 +99,56 @@ def none_left(folder: Path) -> bool:
     return not left
 
 
-def test_a_call_that_lost_its_worker_is_made_again_on_a_replacement(tmp_path: Path) -> None:
+async def told_by_all(pool: Pool) -> list[Any]:
+    """What each worker has been told, once all of them are there."""
+    while sum(worker.state == "ready" for worker in pool.workers) < pool.target:
+        await asyncio.sleep(0.05)
+    return [(await worker.host.ask("work", (0,)))[1] for worker in pool.workers]
+
+
+def test_a_call_that_lost_its_worker_is_made_again_and_the_loss_is_told_in_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async def body(pool: Pool) -> tuple[list[int], list[str], Any]:
         pool.start_arguments = ("policy 7",)
         answers = await asyncio.gather(*(pool.call("die_once", number, timeout=60) for number in range(4)))
-        names = [worker.name for worker in pool.workers]
-        told = await pool.broadcast("work", 0, timeout=60)
-        return list(answers), names, told
+        told = await told_by_all(pool)
+        while not caplog.records:
+            await asyncio.sleep(0.05)
+        return list(answers), [worker.name for worker in pool.workers], told
 
     answers, names, told = with_pool(tmp_path, body)
     assert answers == [0, 1, 2, 3]
-    assert len(names) == 2
-    assert "clerk worker 3" in names
-    assert sorted(arguments for _, arguments in told) == [(), ("policy 7",)]
+    assert names == [f"clerk worker {number}" for number in (1, 2, 3) if f"clerk worker {number}" in names]
+    assert sorted(told) == [(), ("policy 7",)]
+    (message,) = [record.getMessage() for record in caplog.records if "was lost" in record.getMessage()]
+    assert re.match(r"clerk worker [12] \(pid \d+ on [\d.]+\) was lost: ", message)
+    assert "its last lines: the desk is on fire" in message
+    assert "calls are made again, another starts" in message
     assert none_left(tmp_path)
 
 
 def test_what_all_workers_are_told_reaches_the_replacements_of_dead_ones(tmp_path: Path) -> None:
-    async def body(pool: Pool) -> tuple[list[Any], list[str]]:
-        pool.start_arguments = ("policy 7",)
-        calls = asyncio.gather(*(pool.call("die_once", number, timeout=60) for number in range(2)))
-        while not any(worker.lost for worker in pool.workers):
-            await asyncio.sleep(0.01)
-        # one worker is being replaced, and nobody has noticed yet that the other one is dead as well
-        ray.kill(next(worker.actor for worker in pool.workers if not worker.lost))
-        await pool.broadcast("tell", "policy 8", timeout=60)
-        assert sorted(await calls) == [0, 1]
-        told = await pool.broadcast("work", 0, timeout=60)
-        return told, sorted(worker.name for worker in pool.workers)
+    async def body(pool: Pool) -> list[Any]:
+        for worker in pool.workers:
+            os.kill(worker.location.pid, signal.SIGKILL)
+        await pool.tell("tell", "policy 8", timeout=60, answer="policy 8")
+        return await told_by_all(pool)
 
-    told, names = with_pool(tmp_path, body)
-    assert told == [(0, ("policy 8",))] * 2
-    assert names == ["clerk worker 3", "clerk worker 4"]
-
-
-def test_a_pool_whose_workers_keep_dying_gives_up_and_names_the_last(tmp_path: Path) -> None:
-    async def body(pool: Pool) -> None:
-        await pool.call("die", timeout=60)
-
-    with pytest.raises(PoolError, match="clerk worker 4 died, as did 3 before it"):
-        with_pool(tmp_path, body, workers=1)
+    assert with_pool(tmp_path, body) == [("policy 8",)] * 2
     assert none_left(tmp_path)
 
 
-def test_a_late_answer_names_the_worker_and_what_it_was_asked(tmp_path: Path) -> None:
-    async def body(pool: Pool) -> None:
-        await pool.call("sleep", 5, timeout=0.5)
+def test_a_worker_that_freezes_is_replaced_while_the_others_go_on(tmp_path: Path) -> None:
+    async def body(pool: Pool) -> tuple[list[int], list[str]]:
+        frozen = pool.workers[0]
+        os.kill(frozen.location.pid, signal.SIGSTOP)
+        answers = await asyncio.gather(*(pool.call("work", number, timeout=60) for number in range(6)))
+        return [number for number, _ in answers], [worker.name for worker in pool.workers]
 
-    with pytest.raises(PoolError, match=r"clerk worker 1 did not answer sleep within 0\.5 s"):
-        with_pool(tmp_path, body, workers=1)
+    answers, names = with_pool(tmp_path, body, heartbeat=3)
+    assert answers == list(range(6))
+    assert "clerk worker 1" not in names
     assert none_left(tmp_path)
 
 
@@ -148,7 +158,7 @@ def test_a_worker_that_is_not_ready_in_time_is_named_and_none_stays(tmp_path: Pa
     async def body(pool: Pool) -> None:
         raise AssertionError("the pool must not open")
 
-    with pytest.raises(PoolError, match=r"clerk worker [12] was not ready within 4 s"):
+    with pytest.raises(PoolError, match=r"clerk worker [12] \(pid \d+ on [\d.]+\) was not ready within 4 s"):
         with_pool(tmp_path, body, start_timeout=4)
     assert none_left(tmp_path)
 

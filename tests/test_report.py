@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from dermo_ray.bench.findings import Answer
 from dermo_ray.bench.heldout import Evaluation, evaluate
 from dermo_ray.bench.statistics import Interval
 from dermo_ray.completion import Completion, render
@@ -18,7 +19,7 @@ from dermo_ray.morphology import DERM7PT_FIELDS, Morphology
 from dermo_ray.phantom import PhantomSettings, draw
 from dermo_ray.records import GroundTruth
 from dermo_ray.report import Summary, write_report
-from dermo_ray.report.examples import Answer, choose, data_uri
+from dermo_ray.report.examples import choose, data_uri
 from dermo_ray.report.metrics import read_metrics
 from dermo_ray.report.plots import curves
 from dermo_ray.report.tables import tables, verdict
@@ -320,7 +321,7 @@ def test_the_checklist_marks_right_wrong_and_unknowable(tmp_path: Path) -> None:
             for policy, text in (("sft", answered(stated, "Acne Vulgaris")), ("mavic", "unreadable"))
         ]
         (example,) = choose(sides[0], sides[1], tmp_path, TAXONOMY)
-        return {entry.name: (entry.reference, entry.before, entry.after) for entry in example.findings}
+        return {entry.name: (entry.reference, *entry.answers) for entry in example.findings}
 
     found = checklist({"morphological_features_skincon": ["Plaque", "Scale"]})
     nothing = Answer("not stated", False)

@@ -60,11 +60,30 @@ def test_what_is_written_reads_back_equal(tmp_path: Path) -> None:
         completion(),
         completion(step=-1, advantage=None, terms={}, weights={}, faults=["missing_block", "missing_block"]),
         completion(terms={"my_term": 0.5}, weights={"my_term": 1.0}, gated=()),
+        completion(
+            tokens=2,
+            token_ids=(5, 6),
+            token_logprobs=(-0.5, -2.25),
+            token_versions=(11, 12),
+            learner_logprobs=(-0.75, -2.0),
+        ),
     ]
     path = tmp_path / "rollouts" / "rows.parquet"
     write(rows, path)
     assert read(path) == rows
     assert pq.read_schema(path).equals(SCORED_COMPLETIONS)
+
+
+def test_a_file_may_lack_the_columns_of_tokens(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    write([completion()], path)
+    pq.write_table(pq.read_table(path).drop_columns(["token_ids", "learner_logprobs"]), path)
+    assert read(path) == [completion()]
+
+
+def test_columns_of_tokens_have_one_entry_for_each_token() -> None:
+    with pytest.raises(ValidationError, match="token_ids: 1 entries for 2 tokens"):
+        completion(tokens=2, token_ids=(5,))
 
 
 def test_no_rows_are_a_file_too(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ so that no job finds a bad setting after it has begun to work.
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
@@ -23,6 +23,9 @@ class Settings(BaseModel):
     """A frozen group of settings; the docstring under a field is its help text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+    words: ClassVar[tuple[str, ...]] = ()
+    """Settings of a job that bare words on its command line stand for; such a job takes no settings file."""
 
     @model_validator(mode="before")
     @classmethod

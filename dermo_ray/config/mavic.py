@@ -1,17 +1,20 @@
 """Settings of the MAVIC run."""
 
+from typing import Literal, Self
+
 from pydantic import Field, model_validator
 
 from dermo_ray.config.algorithm import AlgorithmSettings
 from dermo_ray.config.base import AbsolutePath, Settings
+from dermo_ray.config.control import AnomalySettings, HeldoutSettings
 from dermo_ray.config.model import LoraSettings, ModelSettings, Vision, check_vision
-from dermo_ray.config.pools import EngineSettings, PoolSettings
+from dermo_ray.config.pools import ElasticPoolSettings, EngineSettings, PoolSettings
 from dermo_ray.config.reward import RewardConfig
 from dermo_ray.config.training import OptimizerSettings, ShardingSettings
 from dermo_ray.config.watch import WatchSettings
 
 
-class RolloutSettings(PoolSettings):
+class RolloutSettings(ElasticPoolSettings):
     """The rollout pool and how it samples."""
 
     group_size: int = Field(default=8, ge=2)
@@ -27,12 +30,27 @@ class RolloutSettings(PoolSettings):
     engine: EngineSettings = EngineSettings()
     """The engine of each worker."""
 
+    @property
+    def groups_per_worker(self) -> int:
+        """Groups that an engine is given at once: as many as it decodes, and one to go on with."""
+        return self.engine.max_num_seqs // self.group_size + 1
 
-class RewardPoolSettings(PoolSettings):
+    @model_validator(mode="after")
+    def _engine_within_worker(self) -> Self:
+        if self.on_gpu and self.gpus_per_worker < self.engine.tensor_parallel_size:
+            raise ValueError(
+                "gpus_per_worker must be at least engine.tensor_parallel_size: an engine lives on the GPUs of one node"
+            )
+        return self
+
+
+class RewardPoolSettings(ElasticPoolSettings):
     """The reward pool."""
 
     timeout: float = Field(default=120, gt=0)
     """Seconds within which a worker must score a group."""
+    max_unscored: int = Field(default=0, ge=0)
+    """Groups that a run may give up because their reward could not be computed; one more ends it."""
 
 
 class LearnerSettings(PoolSettings):
@@ -57,10 +75,18 @@ class MavicConfig(Settings):
     """Prompts of these data sets alone; null takes all that the folder holds."""
     model: ModelSettings
     """The policy to start from, usually the result of supervised fine-tuning."""
-    lora: LoraSettings = LoraSettings()
-    """The adapter that is trained; the engines load it by policy version."""
+    mode: Literal["train", "rollout_only", "train_only", "replay"] = "train"
+    """`rollout_only` samples and scores, and no learner starts; `train_only` trains on the completions and rewards that
+    `replay_from` holds; `replay` scores these completions anew and trains on them. The last two start no engine."""
+    replay_from: AbsolutePath | None = None
+    """The `rollouts` folder of an earlier run on the same data, for `train_only` and `replay`."""
+    lora: LoraSettings | None = LoraSettings()
+    """The adapter that is trained; the engines load it by policy version. null trains the model itself."""
     vision: Vision = "frozen"
-    """What becomes of the vision tower: it stays as it is, or gets an adapter as well."""
+    """What becomes of the vision tower: it stays as it is, gets an adapter as well, or is trained with the model."""
+    transport: Literal["files", "nccl"] | None = None
+    """How the weights of a model that is trained itself reach the engines: through a folder that all nodes share, or
+    from GPU to GPU. null takes nccl where engines and learners have GPUs, else files; adapters always go as files."""
     steps: int = Field(default=100, ge=1)
     """Learner updates."""
     batch_groups: int = Field(default=64, ge=1)
@@ -70,7 +96,13 @@ class MavicConfig(Settings):
     checkpoint_every: int = Field(default=20, ge=1)
     """Updates between checkpoints; the last update always makes one."""
     keep_checkpoints: int = Field(default=3, ge=1)
-    """How many checkpoints stay."""
+    """How many of the newest checkpoints stay."""
+    keep_best: int = Field(default=0, ge=0)
+    """How many more stay for their score: the mean reward of the update before them."""
+    checkpoint_copy: str | None = None
+    """Where else checkpoints go: a folder or an fsspec URL, such as s3://bucket/run. A run without any starts there."""
+    preemption_deadline: float = Field(default=60, gt=0)
+    """Seconds that a run has for a last checkpoint once it gets SIGTERM."""
     seed: int = Field(default=0, ge=0)
     """Seed of the order of prompts, of the adapter's first weights and of sampling."""
     reward: RewardConfig = RewardConfig()
@@ -85,16 +117,78 @@ class MavicConfig(Settings):
     """The reward pool."""
     learner: LearnerSettings = LearnerSettings()
     """The learner pool."""
+    validation: HeldoutSettings = HeldoutSettings()
+    """The held-out reward while training goes on, the best checkpoint by it, and early stopping."""
+    anomaly: AnomalySettings = AnomalySettings()
+    """When an update is so far off that the run stops."""
+
+    @property
+    def samples(self) -> bool:
+        """Whether engines sample."""
+        return self.mode in ("train", "rollout_only")
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """The pools that the mode does without, by their settings."""
+        return {
+            "train": (),
+            "rollout_only": ("learner",),
+            "train_only": ("rollout", "rewards"),
+            "replay": ("rollout",),
+        }[self.mode]
+
+    @property
+    def sends_weights(self) -> bool:
+        """Whether weights go to the engines over NCCL."""
+        on_gpus = self.rollout.on_gpu and self.learner.on_gpu
+        return self.mode == "train" and self.lora is None and (self.transport or ("files", "nccl")[on_gpus]) == "nccl"
 
     @model_validator(mode="after")
-    def _engines_load_what_is_trained(self) -> "MavicConfig":
+    def _engines_load_what_is_trained(self) -> Self:
         check_vision(self.vision, self.lora)
         if self.vision == "lora" and not self.rollout.engine.vision_adapters:
             raise ValueError("vision=lora needs rollout.engine.vision_adapters=true, or engines would leave it out")
         return self
 
     @model_validator(mode="after")
-    def _room_for_versions(self) -> "MavicConfig":
+    def _room_for_versions(self) -> Self:
         if self.rollout.max_tokens >= self.rollout.engine.max_model_len:
             raise ValueError("rollout.max_tokens must leave room for the prompt within rollout.engine.max_model_len")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_can_be_handed_over(self) -> "MavicConfig":
+        if self.lora is None and self.algorithm.kl_coefficient > 0:
+            raise ValueError(
+                "algorithm.kl_coefficient needs an adapter, whose base model is the reference: give lora, or 0"
+            )
+        if self.transport == "nccl" and self.lora is not None:
+            raise ValueError("transport=nccl is for lora=null: adapters go as files")
+        if self.transport == "nccl" and not (self.rollout.on_gpu and self.learner.on_gpu):
+            raise ValueError("transport=nccl needs rollout.gpus_per_worker and learner.gpus_per_worker above 0")
+        return self
+
+    @model_validator(mode="after")
+    def _mode_has_what_it_needs(self) -> "MavicConfig":
+        replays = self.mode in ("train_only", "replay")
+        if replays and self.replay_from is None:
+            raise ValueError(f"mode={self.mode} needs replay_from, the rollouts folder of an earlier run")
+        if not replays and self.replay_from is not None:
+            raise ValueError(f"replay_from is for mode=train_only and mode=replay, not {self.mode}")
+        if self.mode != "train" and self.validation.every:
+            raise ValueError(f"validation.every needs mode=train: {self.mode} has no engines with the trained weights")
+        if self.mode == "rollout_only" and self.algorithm.kl_in_reward:
+            raise ValueError("algorithm.kl_place=reward needs learners, and mode=rollout_only starts none")
+        return self
+
+    @model_validator(mode="after")
+    def _validated_weights_are_kept(self) -> "MavicConfig":
+        every = self.validation.every
+        if every % self.checkpoint_every:
+            raise ValueError(
+                f"validation.every={every} must be a multiple of checkpoint_every={self.checkpoint_every}, "
+                "so that the best weights are in a checkpoint"
+            )
+        if self.validation.patience is not None and not every:
+            raise ValueError("validation.patience needs validation.every above 0")
         return self

@@ -15,10 +15,11 @@ class OptimizerSettings(Settings):
     """Peak learning rate."""
     warmup_steps: int = Field(default=0, ge=0)
     """Updates over which the learning rate rises from 0 in a straight line."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """What follows the warm-up: the peak rate, or a cosine down to `final_share` of it at the last step."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """What follows the warm-up: the peak rate, or a straight line or a cosine down to `final_share` of it at the last
+    step."""
     final_share: float = Field(default=0.05, ge=0, le=1)
-    """Where the cosine ends, as a share of the peak."""
+    """Where the line or the cosine ends, as a share of the peak."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled weight decay."""
     betas: tuple[float, float] = (0.9, 0.98)
@@ -32,9 +33,9 @@ class OptimizerSettings(Settings):
             return self.learning_rate * (step + 1) / self.warmup_steps
         if self.schedule == "constant":
             return self.learning_rate
-        done = (step - self.warmup_steps) / max(1, steps - self.warmup_steps)
-        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-        return self.learning_rate * (self.final_share + (1 - self.final_share) * cosine)
+        done = min(1.0, (step - self.warmup_steps) / max(1, steps - self.warmup_steps))
+        left = 1 - done if self.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+        return self.learning_rate * (self.final_share + (1 - self.final_share) * left)
 
 
 class ShardingSettings(Settings):

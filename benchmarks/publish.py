@@ -1,0 +1,127 @@
+"""How long weights take from the learners to all engines: `python -m benchmarks.publish`.
+
+Publishes adapters as rank 0 of the learners does, and loads them into the engines of a rollout pool as the run
+controller does, checksums included: a tiny adapter, and one of 350 MB on a wider model with the same parts. Beside the
+latter stands the time of writing the same bytes to the same disk and of reading them back. Writes
+`benchmarks/results/publish.json`: median, quartiles and every time in seconds.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import torch
+
+from actors.adapters import WEIGHTS, Adapter, publish, retire
+from actors.rollout import Rollouts, rollout_pool
+from benchmarks.machine import describe
+from dermo_ray.config.mavic import RolloutSettings
+from dermo_ray.config.model import LoraSettings, ModelSettings
+from dermo_ray.models.policy import load_policy
+from dermo_ray.phantom.tiny_model import TinyModelSettings, save_tiny_model
+from jobs.cluster import ray_session
+
+RESULT = Path("benchmarks/results/publish.json")
+ENGINES = 2
+CASES = {
+    "tiny": (TinyModelSettings(), LoraSettings(rank=32, alpha=32), 30),
+    # 19 * width parameters a layer and rank: seven matrices, gate, up and down three times as wide
+    "350 MB": (TinyModelSettings(hidden_size=1024, layers=9, initializer_range=0.03), LoraSettings(rank=512), 10),
+}
+"""The model, the adapter, and how many versions of it are published."""
+
+
+async def published(model: Path, lora: LoraSettings, count: int, folder: Path) -> tuple[list[float], list[float], int]:
+    """Seconds of writing and of loading each of `count` versions, and the adapter's size in bytes."""
+    policy: Any = load_policy(ModelSettings(path=model), lora)
+    settings = RolloutSettings.model_validate(
+        {
+            "workers": ENGINES,
+            "cpus_per_worker": 0.5,
+            "engine": {"max_model_len": 256, "max_num_seqs": 8, "cpu_kv_cache_gib": 0.05},
+        }
+    )
+    pool = rollout_pool(settings, ModelSettings(path=model), lora.rank, folder)
+    writing, loading = [], []
+    try:
+        await pool.open()
+        rollouts = Rollouts(pool, timeout=600)
+        for version in range(count + 1):
+            with torch.no_grad():
+                next(p for p in policy.parameters() if p.requires_grad).add_(1e-3)  # no two versions are alike
+            began = time.monotonic()
+            adapter = await asyncio.to_thread(publish, folder, version, policy.save_pretrained, Adapter)
+            written = time.monotonic()
+            await rollouts.load(adapter)
+            if version:  # the first load allocates what later ones use
+                writing.append(written - began)
+                loading.append(time.monotonic() - written)
+            retire(folder, keep={version, version - 1})
+        return writing, loading, (adapter.path / WEIGHTS).stat().st_size
+    finally:
+        await pool.close()
+
+
+def disk(folder: Path, size: int, rounds: int) -> list[float]:
+    """Seconds of writing `size` bytes to a file of `folder` and reading them back, over and over."""
+    content, times = os.urandom(size), []
+    for number in range(rounds):
+        path = folder / f"bytes-{number}"
+        times.append(_seconds(lambda path=path: (path.write_bytes(content), path.read_bytes())))
+        path.unlink()
+    return times
+
+
+def spread(times: list[float]) -> dict[str, Any]:
+    """Median, quartiles and all of them."""
+    low, _, high = quantiles(times, n=4)
+    return {"median": median(times), "quartiles": [low, high], "all": [round(value, 4) for value in times]}
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.monotonic()
+    work()
+    return time.monotonic() - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("cases", nargs="*", default=list(CASES), help=" or ".join(CASES))
+    arguments = parser.parse_args()
+    figures: dict[str, Any] = {}
+    for name in arguments.cases:
+        shape, lora, count = CASES[name]
+        with tempfile.TemporaryDirectory(dir=".") as temporary, ray_session():
+            model, folder = Path(temporary, "model").absolute(), Path(temporary, "adapters").absolute()
+            save_tiny_model(model, shape)
+            writing, loading, size = asyncio.run(published(model, lora, count, folder))
+            plain = disk(folder, size, count)
+        total = [write + load for write, load in zip(writing, loading, strict=True)]
+        figures[name] = {
+            "bytes": size,
+            "publish_to_loaded_on_all_seconds": spread(total),
+            "writing_seconds": median(writing),
+            "loading_seconds": median(loading),
+            "plain_write_and_read_seconds": spread(plain),
+            "times_plain": median(total) / median(plain),
+        }
+        print(name, json.dumps({key: value for key, value in figures[name].items()}))
+    result = {
+        "command": " ".join(["python -m benchmarks.publish", *map(repr, arguments.cases)]),
+        "machine": describe(),
+        "engines": ENGINES,
+        "figures": figures,
+    }
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""Whether learning from completions an update old costs the demo anything: `python -m benchmarks.staleness DEMO`.
+
+`DEMO` is the folder of a finished `jobs.demo`: its data and its fine-tuned model are used. For each seed, the demo's
+MAVIC run is made synchronously (max_staleness 0) and asynchronously (1) from the same start, and both are measured on
+held-out prompts. Writes `benchmarks/results/staleness.json`: each seed's final held-out reward, wall time and samples a
+second by mode, the mean difference, and the seeds' standard deviation, which is the noise to compare it with.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from benchmarks.machine import describe
+from dermo_ray import rollouts
+
+RESULT = Path("benchmarks/results/staleness.json")
+
+
+def measure(demo: Path, max_staleness: int, seed: int, extra: list[str]) -> dict[str, float]:
+    """One run and its evaluation."""
+    run = Path(f"runs/staleness-{max_staleness}-seed{seed}")
+    shutil.rmtree(run, ignore_errors=True)
+    common = [f"run={run}", f"data={demo / 'data'}", f"seed={seed}"]
+    began = time.monotonic()
+    model = f"model.path={demo / 'sft/checkpoints/latest/model'}"
+    _job("mavic", "configs/demo/mavic.yaml", *common, model, f"max_staleness={max_staleness}", *extra)
+    seconds = time.monotonic() - began
+    _job("evaluate", "configs/demo/evaluate.yaml", *common)
+    written = rollouts.read(run / "evaluation/mavic.parquet")
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {
+        "reward_heldout": fmean(row.reward for row in written if not row.greedy),
+        "wall_seconds": seconds,
+        "samples_per_second": fmean(entry["samples_per_second"] for entry in metrics[1:]),
+        "staleness": fmean(entry["staleness/mean"] for entry in metrics),
+    }
+
+
+def _job(name: str, *arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", f"jobs.{name}", *arguments], check=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("demo", type=Path)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--set", nargs="*", default=[], help="more settings of jobs.mavic, such as steps=20")
+    arguments = parser.parse_args()
+    figures: dict[str, list[dict[str, float]]] = {
+        name: [measure(arguments.demo, staleness, seed, arguments.set) for seed in arguments.seeds]
+        for name, staleness in (("synchronous", 0), ("asynchronous", 1))
+    }
+    rewards = {name: [figure["reward_heldout"] for figure in of_seeds] for name, of_seeds in figures.items()}
+    differences = [b - a for a, b in zip(rewards["synchronous"], rewards["asynchronous"], strict=True)]
+    result: dict[str, Any] = {
+        "command": " ".join(["python -m benchmarks.staleness", *sys.argv[1:]]),
+        "machine": describe(),
+        "seeds": arguments.seeds,
+        "figures": figures,
+        "difference_of_means": fmean(differences),
+        "deviation_of_seeds": {name: stdev(values) for name, values in rewards.items() if len(values) > 1},
+    }
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result["difference_of_means"]), json.dumps(result["deviation_of_seeds"]))
+
+
+if __name__ == "__main__":
+    main()
