@@ -116,7 +116,7 @@ class RunController:
         self.running = False
         """Whether `run` is at work."""
         self._stop_reason: str | None = None
-        self._watch = Watch(config.watch)
+        self._watch = Watch(config.watch, progress.watch)
         self._anomalies = Anomalies(config.anomaly)
         self._validations = Validations(config, heldout, rollout, reward, progress.best)
         self._accounts = accounts or RunAccounts()
@@ -390,7 +390,8 @@ class RunController:
         pending = sorted(queue.pending + given_up)  # what the ledger does not tell of yet is tried again
         unscored = self._unscored - len(given_up)
         best = replace(self._validations.best)
-        return Progress(self.version, queue.next_index, pending, queue.ready, unscored, best, self._score)
+        memory = self._watch.memory
+        return Progress(self.version, queue.next_index, pending, queue.ready, unscored, best, self._score, memory)
 
 
 class Clock:

@@ -160,6 +160,11 @@ class ShardedTrainer:
         return {"weights": weights, "moments": moments, "step": step}
 
     def _take_whole_state(self, whole: dict[str, Any]) -> None:
+        zero = self.optimizer
+        shards = zero.fp32_partitioned_groups_flat if self.zero_stage == 3 else zero.single_partition_of_fp32_groups
+        for shard in shards:  # before its first update AdamW has no state that could be filled
+            moments = {name: torch.zeros_like(shard) for name in _MOMENTS}
+            zero.optimizer.state[shard] = {"step": torch.tensor(whole["step"]), **moments}
         self._know_moments()
         for position, (parameter, weight) in enumerate(zip(self._trained, whole["weights"], strict=True)):
             safe_set_full_fp32_param(parameter, weight)
@@ -167,8 +172,6 @@ class ShardedTrainer:
                 safe_set_full_optimizer_state(parameter, whole["moments"][name][position], name)
             with self.whole([parameter], writer=0), torch.no_grad():
                 parameter.copy_(weight)
-        for state in self.optimizer.optimizer.state.values():
-            state["step"] = torch.full_like(torch.as_tensor(state["step"]), whole["step"])
 
     def _know_moments(self) -> None:
         """DeepSpeed finds the moments under stages 1 and 2 only once it has looked for them."""

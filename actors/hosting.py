@@ -111,8 +111,8 @@ def ray_hosts(
     actor_class: type, arguments: tuple[Any, ...], settings: PoolSettings, environment: dict[str, str]
 ) -> Callable[[], RayHost]:
     """Makes actors of `actor_class`, each built with `arguments`, placed as `settings` say."""
-    decorated: Any = ray.remote(concurrency_groups={"health": 1})
-    remote = decorated(_hosted(actor_class)).options(
+    decorate: Any = ray.remote  # its static types leave out most of what it takes
+    remote = decorate(concurrency_groups={"health": 1})(_hosted(actor_class)).options(
         num_cpus=settings.cpus_per_worker,
         num_gpus=settings.gpus_per_worker,
         accelerator_type=settings.accelerator_type,

@@ -1,8 +1,7 @@
-"""An elastic pool of like workers: they are placed, called, told news, replaced when they are lost, added and let go.
+"""An elastic pool of like workers that take calls.
 
-Invariants: a call that was under way on a worker that is lost or taken away is made again on another, before those that
-came later; a worker takes calls only once it has been told the latest news; every wait has a deadline, and what is
-raised names the pool, the worker, its node and what was waited for; `close` leaves no worker behind.
+Invariant: a call that was under way on a worker that is lost or taken away is made again on another, before those that
+came later.
 """
 
 import asyncio
@@ -11,14 +10,12 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from actors.hosting import Host, Location, WorkerDied, last_line, ray_hosts
+from actors.crew import Crew, PoolError, Worker
+from actors.hosting import Host, WorkerDied, ray_hosts
 from dermo_ray.config.pools import PoolSettings
 
-_LOSSES = 3
-"""Losses in a row, for each worker that should be there, after which a pool gives up: no call succeeded meanwhile."""
 _ATTEMPTS = 5
 """Workers that one call may lose: what kills them all is the call."""
 _LATE = 2
@@ -26,57 +23,11 @@ _LATE = 2
 
 _log = logging.getLogger(__name__)
 
-State = Literal["placing", "starting", "ready", "draining", "gone"]
 
+class Pool(Crew):
+    """A crew that answers calls. `slots` at most are under way on one worker, the rest waits here.
 
-class PoolError(RuntimeError):
-    """A pool could not do its work; the message names pool, worker, node and what was waited for."""
-
-
-@dataclass(eq=False)
-class Worker:
-    """One worker: where it runs, what it is doing, and what it has done."""
-
-    name: str
-    host: Host
-    gone: asyncio.Future[str]
-    """Done once it takes part no more; the result says why."""
-    state: State = "placing"
-    location: Location | None = None
-    running: int = 0
-    """Calls under way."""
-    done: int = 0
-    """Calls answered."""
-    work: float = 0.0
-    """What they amounted to, in the pool's own unit."""
-    ready_at: float = math.inf
-    idle: asyncio.Event = field(default_factory=asyncio.Event)
-    leaving: asyncio.Event = field(default_factory=asyncio.Event)
-    told: "News | None" = None
-
-    def __str__(self) -> str:
-        return f"{self.name} ({self.location})" if self.location else self.name
-
-    @property
-    def rate(self) -> float:
-        """Work a second since it became ready."""
-        return self.work / max(1e-9, time.monotonic() - self.ready_at) if self.done else 0.0
-
-
-@dataclass(frozen=True)
-class News:
-    """What every worker must be told before it takes calls, and what it must answer where that is known."""
-
-    method: str
-    arguments: tuple[Any, ...]
-    timeout: float
-    answer: Any = None
-
-
-class Pool:
-    """`settings.workers` workers, each on a host of its own that `new_host` makes, ready once their `start` returns.
-
-    `slots` calls at most are under way on one worker, the rest waits here. `measure` says how much work an answer was.
+    `measure` says how much work an answer was, in the pool's own `unit`.
     """
 
     def __init__(
@@ -90,38 +41,12 @@ class Pool:
         unit: str = "calls",
         farewell: str | None = None,
     ) -> None:
-        self.name = name
+        super().__init__(name, settings, new_host, start_timeout, farewell)
         self.unit = unit
-        """What `measure` counts."""
-        self.settings = settings
-        self.target = settings.workers
-        """How many workers there should be."""
-        self.workers: list[Worker] = []
-        """Those that are there, in whatever state."""
-        self.start_arguments: tuple[Any, ...] = ()
-        """What workers are started with from now on."""
         self.changed: Callable[[], None] = lambda: None
         """Called whenever calls begin or end."""
-        self._new_host, self._start_timeout, self._slots, self._measure = new_host, start_timeout, slots, measure
-        self._farewell = farewell
-        self._news: News | None = None
-        self._deaf = 0
-        """Workers in a row that could not take the news."""
+        self._slots, self._measure = slots, measure
         self._waiting: deque[asyncio.Future[Worker]] = deque()
-        self._count = self._losses = 0
-        self._lost_at: deque[float] = deque()
-        self._nobody_since = math.inf
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._failure: BaseException | None = None
-        self._opened: asyncio.Future[None] | None = None
-
-    async def open(self) -> None:
-        """Start all workers side by side and wait for them. Raises what the first of them that can't start raises."""
-        self._opened = asyncio.get_running_loop().create_future()
-        self._nobody_since = time.monotonic()
-        self._spawn(self._watch())
-        self._fill()
-        await self._opened
 
     async def call(self, method: str, *arguments: Any, timeout: float) -> Any:
         """Call `method` on the worker with the least to do; on another one if that worker is lost meanwhile.
@@ -155,46 +80,6 @@ class Pool:
             self._succeeded(worker, answer)
             return answer
 
-    async def tell(self, method: str, *arguments: Any, timeout: float, answer: Any = None) -> None:
-        """Call `method` on every worker that takes calls, and on each to come before it does.
-
-        A worker that does not give `answer` (any will do where that is None), or raises, is replaced; two in a row are
-        a `PoolError`.
-        """
-        self._news = News(method, arguments, timeout, answer)
-        ready = [worker for worker in self.workers if worker.state == "ready"]
-        await asyncio.gather(*(self._inform_or_lose(worker) for worker in ready))
-        self._raise_failure()
-
-    def scale(self, workers: int, *, now: bool = False) -> None:
-        """Have `workers` workers from now on.
-
-        Those too many finish their calls first, or with `now` are taken away and their calls made again elsewhere.
-        """
-        if not self.target:
-            self._nobody_since = time.monotonic()
-        self.target = workers
-        order = ("placing", "starting", "ready")
-        staying = sorted(
-            (worker for worker in self.workers if worker.state in order),
-            key=lambda worker: (-order.index(worker.state), -worker.running),
-        )
-        for worker in staying[workers:]:
-            self._let_go(worker, now)
-        if now:
-            for worker in [worker for worker in self.workers if worker.state == "draining"]:
-                self._let_go(worker, now)
-        self._fill()
-
-    @property
-    def failed(self) -> bool:
-        """Whether it has given up, so that every call fails."""
-        return self._failure is not None
-
-    @property
-    def _is_open(self) -> bool:
-        return self._opened is not None and self._opened.done()
-
     @property
     def queue(self) -> int:
         """Calls that wait for a worker with room."""
@@ -210,20 +95,6 @@ class Pool:
     def running(self) -> int:
         """Calls under way."""
         return sum(worker.running for worker in self.workers)
-
-    async def close(self, farewell: str | None = None, timeout: float = 30) -> None:
-        """End all workers, after calling `farewell` on those that still answer."""
-        self._farewell = farewell or self._farewell
-        answering = [worker for worker in self.workers if worker.state in ("ready", "draining")]
-        if self._farewell is not None:
-            await asyncio.gather(*(self._bid_farewell(worker, timeout) for worker in answering))
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for worker in list(self.workers):
-            self._end(worker, "the pool was closed")
-
-    # -- calls ---------------------------------------------------------------------------------------------------------
 
     async def _acquire(self, again: bool) -> Worker:
         self._raise_failure()
@@ -257,23 +128,6 @@ class Pool:
             worker.idle.set()
         self._dispatch()
 
-    async def _ask(self, worker: Worker, method: str, arguments: tuple[Any, ...], timeout: float) -> Any:
-        """Raises `WorkerDied`, `TimeoutError`, or what the method raises."""
-        asked = asyncio.ensure_future(worker.host.ask(method, arguments))
-        try:
-            await asyncio.wait({asked, worker.gone}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-            if asked.done():
-                try:
-                    return asked.result()
-                except WorkerDied as death:
-                    self._lose(worker, str(death))
-                    raise
-            if worker.gone.done():
-                raise WorkerDied(worker.gone.result())
-            raise TimeoutError
-        finally:
-            asked.cancel()
-
     def _succeeded(self, worker: Worker, answer: Any) -> None:
         if worker.done == 0 and self._lost_at:
             _log.info(
@@ -285,209 +139,12 @@ class Pool:
         worker.work += self._measure(answer)
         self._losses = 0
 
-    # -- workers -------------------------------------------------------------------------------------------------------
-
-    def _fill(self) -> None:
-        """Start as many workers as are missing."""
-        there = sum(worker.state in ("placing", "starting", "ready") for worker in self.workers)
-        for _ in range(self.target - there):
-            self._count += 1
-            gone = asyncio.get_running_loop().create_future()
-            worker = Worker(f"{self.name} worker {self._count}", self._new_host(), gone)
-            self.workers.append(worker)
-            self._spawn(self._live(worker))
-
-    async def _live(self, worker: Worker) -> None:
-        """The life of a worker, from its placement to its end."""
-        try:
-            await self._start(worker)
-            await self._keep_an_eye_on(worker)
-        except WorkerDied as death:
-            self._lose(worker, str(death))
-            return
-        except Exception as error:
-            if not self._is_open:
-                self._fail(error)
-            self._lose(worker, f"could not start: {last_line(error)}")
-            return
-        if self._farewell is not None:
-            await self._bid_farewell(worker, timeout=30)
-        self._end(worker, "it was let go")
-        _log.info("%s was let go", worker)
-
-    async def _start(self, worker: Worker) -> None:
-        # later on, a worker may wait for its place until a node with room joins the cluster
-        patience = None if self._is_open else self._start_timeout
-        try:
-            worker.location = await self._unless_gone(worker, worker.host.locate(), patience)
-        except TimeoutError:
-            raise PoolError(
-                f"{worker} found no place within {self._start_timeout:g} s: it needs {self.settings.placement}"
-            ) from None
-        worker.state = "starting"
-        try:
-            starting = worker.host.ask("start", self.start_arguments)
-            await self._unless_gone(worker, starting, self._start_timeout)
-        except TimeoutError:
-            raise PoolError(f"{worker} was not ready within {self._start_timeout:g} s") from None
-        while worker.told is not self._news:
-            await self._inform(worker)
-        worker.state, worker.ready_at = "ready", time.monotonic()
-        self._nobody_since = math.inf
-        ready = sum(worker.state == "ready" for worker in self.workers)
-        if self._opened is not None and not self._opened.done() and ready >= self.target:
-            self._opened.set_result(None)
-        self._dispatch()
-
-    async def _keep_an_eye_on(self, worker: Worker) -> None:
-        """Returns once the worker may leave. Raises `WorkerDied` where it stops to answer."""
-        deadline = self.settings.heartbeat
-        while not worker.leaving.is_set():
-            began = time.monotonic()
-            try:
-                await self._unless_gone(worker, worker.host.ping(), deadline)
-            except TimeoutError:
-                raise WorkerDied(f"gave no sign of life within {deadline:g} s") from None
-            try:
-                rest = max(0.0, deadline / 3 - (time.monotonic() - began))
-                await self._unless_gone(worker, worker.leaving.wait(), rest)
-            except TimeoutError:
-                continue
-        await self._unless_gone(worker, worker.idle.wait(), timeout=None)  # the calls that it waits for have deadlines
-
-    async def _unless_gone(self, worker: Worker, awaited: Any, timeout: float | None) -> Any:
-        task = asyncio.ensure_future(awaited)
-        try:
-            await asyncio.wait({task, worker.gone}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                return task.result()
-            if worker.gone.done():
-                raise WorkerDied(worker.gone.result())
-            raise TimeoutError
-        finally:
-            task.cancel()
-
-    async def _inform(self, worker: Worker) -> None:
-        """Tell a worker the latest news. Raises `WorkerDied`, and `PoolError` where it can't take them."""
-        news = self._news
-        assert news is not None
-        try:
-            answer = await self._ask(worker, news.method, news.arguments, news.timeout)
-        except WorkerDied:
-            raise
-        except TimeoutError:
-            raise WorkerDied(f"did not answer {news.method} within {news.timeout:g} s") from None
-        except Exception as error:
-            self._turn_deaf(f"{worker} failed in {news.method}: {last_line(error)}", error)
-        else:
-            if news.answer is not None and answer != news.answer:
-                self._turn_deaf(f"{worker} answered {news.method} with {answer!r:.40}, not {news.answer!r:.40}", None)
-        worker.told = news
-        self._deaf = 0
-
-    def _turn_deaf(self, message: str, cause: BaseException | None) -> None:
-        self._deaf += 1
-        error = PoolError(message)
-        error.__cause__ = cause
-        if self._deaf > 1:
-            self._fail(error)
-        raise error
-
-    async def _inform_or_lose(self, worker: Worker) -> None:
-        try:
-            await self._inform(worker)
-        except (WorkerDied, PoolError) as error:
-            self._lose(worker, str(error))
-
-    def _lose(self, worker: Worker, reason: str) -> None:
-        """Count a worker as lost, make sure that it is, and start another in its place."""
-        if worker.gone.done():
-            return
-        if worker.state == "ready":
-            self._lost_at.append(time.monotonic())
-        leaving, running = worker.leaving.is_set(), worker.running
-        self._end(worker, reason)
-        self._losses += not leaving
-        if self._losses > _LOSSES * max(1, self.target):
-            self._spawn(self._give_up(worker, reason, self._losses - 1))
-            return
-        again = f"its {running} calls are made again" if running else "it had no call"
-        self._spawn(self._report(worker, reason, f"{again}, it was leaving" if leaving else f"{again}, another starts"))
-        self._fill()
-
-    async def _report(self, worker: Worker, reason: str, consequence: str) -> None:
-        """Say what happened in one line, with what the worker said last."""
-        _log.warning("%s was lost: %s; %s; %s", worker, reason, await worker.host.last_words(), consequence)
-
-    async def _give_up(self, worker: Worker, reason: str, before: int) -> None:
-        words = await worker.host.last_words()
-        self._fail(PoolError(f"{worker} died, as did {before} before it: {reason}; {words}"))
-
-    def _let_go(self, worker: Worker, now: bool) -> None:
-        was = worker.state
-        worker.state = "draining"
-        worker.leaving.set()
-        if now or was in ("placing", "starting"):
-            self._end(worker, "it was taken away")
-        elif worker.running == 0:
-            worker.idle.set()
-
-    def _end(self, worker: Worker, reason: str) -> None:
-        """Take a worker off the list and end its process."""
-        if worker.gone.done():
-            return
-        worker.gone.set_result(reason)
-        worker.state = "gone"
-        self.workers.remove(worker)
-        worker.host.kill()
-        if not any(other.state == "ready" for other in self.workers) and self._nobody_since == math.inf:
-            self._nobody_since = time.monotonic()
-
-    async def _bid_farewell(self, worker: Worker, timeout: float) -> None:
-        assert self._farewell is not None
-        farewell = asyncio.ensure_future(worker.host.ask(self._farewell, ()))
-        await asyncio.wait({farewell}, timeout=timeout)
-        if farewell.done() and farewell.exception() is not None:
-            _log.info("%s did not take leave: %s", worker, farewell.exception())
-        farewell.cancel()
-
-    async def _watch(self) -> None:
-        """Fail the pool where nobody has been ready for too long."""
-        while True:
-            await asyncio.sleep(min(1.0, self._start_timeout / 10))
-            # a pool that was told to have no worker waits for one as long as it takes
-            if self.target and time.monotonic() - self._nobody_since > self._start_timeout:
-                self._fail(
-                    PoolError(f"no {self.name} worker was ready within {self._start_timeout:g} s: {self._states()}")
-                )
-
-    def _states(self) -> str:
-        """What each worker is waiting for."""
-        words = {"placing": f"waits for {self.settings.placement}", "starting": "is starting"}
-        return "; ".join(f"{worker} {words.get(worker.state, worker.state)}" for worker in self.workers)
-
-    # -- failure -------------------------------------------------------------------------------------------------------
-
     def _fail(self, error: BaseException) -> None:
-        """From now on every call raises `error`."""
-        if self._failure is not None:
-            return
-        self._failure = error
+        super()._fail(error)
         for waiter in self._waiting:
             if not waiter.done():
                 waiter.set_exception(error)
         self._waiting.clear()
-        if self._opened is not None and not self._opened.done():
-            self._opened.set_exception(error)
-
-    def _raise_failure(self) -> None:
-        if self._failure is not None:
-            raise self._failure
-
-    def _spawn(self, coroutine: Any) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 def ray_pool(

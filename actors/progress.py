@@ -14,6 +14,7 @@ from actors.messages import Group, ScoredGroup
 from dermo_ray import checkpoints
 from dermo_ray.early_stopping import Best
 from dermo_ray.ledger import Entry, Outcome
+from rewards.watch import WatchMemory
 
 BUFFER = "buffer.json"
 
@@ -38,6 +39,8 @@ class Progress:
     """The best validation so far."""
     score: float | None = None
     """How good the policy is, for the choice of checkpoints that stay: the mean reward of the last update."""
+    watch: WatchMemory | None = None
+    """What the watch over the reward remembers."""
 
 
 def write(partial: Path, progress: Progress) -> Path:
@@ -51,6 +54,7 @@ def write(partial: Path, progress: Progress) -> Path:
         "unscored": progress.unscored,
         "score": progress.score,
         "best": asdict(progress.best),
+        "watch": progress.watch,
     }
     return checkpoints.commit(partial, state)
 
@@ -75,6 +79,7 @@ def read(checkpoint: Path | None) -> Progress:
         state["unscored"],
         Best(**state["best"]),
         state["score"],
+        state["watch"],
     )
 
 

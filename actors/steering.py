@@ -20,6 +20,7 @@ from actors.autoscale import Autoscaler
 from actors.hosting import Location
 from actors.learner_pool import LearnerPool
 from actors.pool import Pool, Worker
+from dermo_ray.config.pools import AutoscaleSettings, ElasticPoolSettings
 
 NAMESPACE = "dermo_ray"
 ADDRESS = "ray_address"
@@ -119,9 +120,7 @@ class Steering:
         self._run, self._steps, self._pools, self._learner, self._version = run, steps, pools, learner, version
         self._desk: Any = None
         self._autoscalers = {
-            name: Autoscaler(pool.settings.autoscale)
-            for name, pool in pools.items()
-            if getattr(pool.settings, "autoscale", None) is not None
+            name: Autoscaler(bounds) for name, pool in pools.items() if (bounds := _bounds(pool)) is not None
         }
 
     async def run(self) -> None:
@@ -178,8 +177,11 @@ class Steering:
 
 def _pool_state(name: str, pool: Pool) -> PoolState:
     workers = tuple(_worker_state(worker) for worker in pool.workers)
-    scales_itself = getattr(pool.settings, "autoscale", None) is not None
-    return PoolState(name, pool.target, pool.queue, pool.unit, scales_itself, workers)
+    return PoolState(name, pool.target, pool.queue, pool.unit, _bounds(pool) is not None, workers)
+
+
+def _bounds(pool: Pool) -> AutoscaleSettings | None:
+    return pool.settings.autoscale if isinstance(pool.settings, ElasticPoolSettings) else None
 
 
 def _worker_state(worker: Worker) -> WorkerState:

@@ -1,4 +1,4 @@
-"""Random faults against live runs on a 3-node local cluster: `python -m benchmarks.chaos [FAULTS] [SEED]`.
+"""Random faults against live runs on a 3-node local cluster: `python -m benchmarks.chaos [--faults 100] [--seed 0]`.
 
 Runs of `benchmarks.simulated_run` (real controller, pools, Ray actors, ledger, checkpoints; simulated engines,
 rewards and ranks) are hit by kills and freezes of every kind of actor, node losses, kills of the driver, SIGTERM and
@@ -7,6 +7,7 @@ updates, a ledger that shows every prompt used once, and weights that are those 
 `benchmarks/results/chaos.json`.
 """
 
+import argparse
 import hashlib
 import json
 import os
@@ -34,10 +35,14 @@ from dermo_ray import checkpoints
 from dermo_ray.ledger import check, read
 from dermo_ray.run_directory import CHECKPOINTS
 
-STEPS, BATCH, PROMPTS = 60, 8, 50
+STEPS, BATCH, PROMPTS = 40, 8, 50
 FAULTS_PER_RUN = 8
 PATIENCE = 150.0
 """Seconds without an update after which a run counts as hung."""
+
+NODE = {"num_cpus": 8, "object_store_memory": 80 * 2**20}
+LARGE = 100_000
+"""Tokens of a completion in every fourth run, whose groups since the last checkpoint don't fit the object store."""
 
 WEIGHTS = {
     "kill rollout": 25,
@@ -59,11 +64,12 @@ class Chaos:
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder, self.random = folder, random.Random(seed)
-        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-        self.nodes = [self.cluster.add_node(num_cpus=8) for _ in range(2)]
+        self.cluster = Cluster(initialize_head=True, head_node_args=NODE | {"num_cpus": 0, "include_dashboard": False})
+        self.nodes = [self.cluster.add_node(**NODE) for _ in range(2)]
         ray.init(address=self.cluster.address, logging_level="ERROR", log_to_driver=False)
         self.done: Counter[str] = Counter()
         self.driver: subprocess.Popen[bytes] | None = None
+        self.began = time.monotonic()
         self.run = folder
         self.pids: set[int] = set()
         self.starts = self.hangs = 0
@@ -73,7 +79,10 @@ class Chaos:
         """A run from its first start to its end, with `faults` faults on the way."""
         self.run = self.folder / f"run{number}"
         settings = self.folder / f"run{number}.json"
-        settings.write_text(json.dumps(simulation(self.run, max_staleness=number % 3)))
+        values = simulation(self.run, max_staleness=number % 3)
+        if number % 4 == 3:
+            values["tokens"] = LARGE
+        settings.write_text(json.dumps(values))
         left, progress, since, next_fault = faults, -1, time.monotonic(), time.monotonic() + 3
         self.start(settings)
         while True:
@@ -101,11 +110,13 @@ class Chaos:
                 left -= 1
                 next_fault = time.monotonic() + self.random.uniform(0.5, 4)
         self.check(number)
+        self.say(f"{self.run.name} ended, {len(self.problems)} problems")
         while len(self.nodes) < 2:
-            self.nodes.append(self.cluster.add_node(num_cpus=8))
+            self.nodes.append(self.cluster.add_node(**NODE))
 
     def start(self, settings: Path) -> None:
         self.starts += 1
+        self.say(f"{self.run.name} starts")
         with (self.folder / "drivers.log").open("ab") as log:
             self.driver = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.simulated_run", str(settings)],
@@ -131,7 +142,15 @@ class Chaos:
         else:
             done = self.hit(whom, signal.SIGKILL if what == "kill" else signal.SIGSTOP)
         self.done[name] += done
+        if done:
+            self.say(name)
         return done
+
+    def say(self, what: str) -> None:
+        """One line about what just happened."""
+        print(
+            f"{time.monotonic() - self.began:6.1f} s, update {self.updates():3d}: {what}", file=sys.stderr, flush=True
+        )
 
     def hit(self, pool: str, how: signal.Signals) -> bool:
         state = self.look()
@@ -148,7 +167,7 @@ class Chaos:
 
     def lose_node(self) -> bool:
         if len(self.nodes) < 2 or self.look() is None:
-            self.nodes.append(self.cluster.add_node(num_cpus=8))
+            self.nodes.append(self.cluster.add_node(**NODE))
             return False
         self.cluster.remove_node(self.nodes.pop(self.random.randrange(2)), allow_graceful=False)
         return True
@@ -264,11 +283,14 @@ def recoveries(folder: Path) -> list[float]:
 
 
 def main() -> None:
-    faults = int(sys.argv[1]) if len(sys.argv) > 1 else 100
-    seed = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--faults", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    faults: int = arguments.faults
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        chaos = Chaos(Path(folder), seed)
+        chaos = Chaos(Path(folder), arguments.seed)
         runs = 0
         left = -1
         try:
@@ -279,11 +301,12 @@ def main() -> None:
             left = chaos.close()
         seconds = recoveries(Path(folder))
     result = {
-        "command": f"python -m benchmarks.chaos {faults} {seed}",
+        "command": f"python -m benchmarks.chaos --faults {faults} --seed {arguments.seed}",
         "machine": describe(),
         "faults": dict(sorted(chaos.done.items())),
         "total_faults": sum(chaos.done.values()),
         "runs": runs,
+        "runs_with_too_small_an_object_store": runs // 4,
         "updates_per_run": STEPS,
         "driver_starts": chaos.starts,
         "hangs": chaos.hangs,

@@ -7,12 +7,12 @@ second run, in one process and with hardly any sleep, follows its memory over 10
 `benchmarks/results/control_plane.json`.
 """
 
+import argparse
 import asyncio
 import gc
 import json
 import resource
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -212,11 +212,17 @@ def memory(groups: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    groups = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--groups", type=int, default=100_000, help="over which memory is followed")
+    parser.add_argument("--memory-only", action="store_true", help="without Ray, and without writing a result")
+    arguments = parser.parse_args()
+    if arguments.memory_only:
+        print(json.dumps(memory(arguments.groups), indent=2))
+        return
     result = {
         "command": "python -m benchmarks.control_plane",
         "machine": describe(),
-        "memory": memory(groups),
+        "memory": memory(arguments.groups),
         "throughput": throughput(MEDIAN, groups=32 * 1024),
     }
     RESULTS.mkdir(parents=True, exist_ok=True)

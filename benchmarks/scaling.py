@@ -5,6 +5,7 @@ simulated engine takes five groups at once and no CPU to speak of, so that two c
 bring. Reports the groups scored per second in each phase. Writes `benchmarks/results/scaling.json`.
 """
 
+import argparse
 import json
 import os
 import subprocess
@@ -47,7 +48,7 @@ def simulation(run: Path) -> dict[str, Any]:
                 "group_size": 2,
                 "max_tokens": 32,
                 "max_concurrent": 48,
-                "engine": {"max_num_seqs": 8, "start_timeout": 120},
+                "engine": {"max_num_seqs": 5, "start_timeout": 120},
             },
             "rewards": {"cpus_per_worker": 0.1},
             "learner": {"cpus_per_worker": 0.1},
@@ -84,6 +85,7 @@ def updates(run: Path) -> int:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     with tempfile.TemporaryDirectory() as folder, ray_session(num_cpus=4):
         run, settings = Path(folder) / "run", Path(folder) / "settings.json"
         settings.write_text(json.dumps(simulation(run)))

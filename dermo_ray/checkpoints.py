@@ -117,11 +117,11 @@ def recover(checkpoints: Path) -> Path | None:
         except UserError as error:
             damaged.append((checkpoint, error))
             continue
-        for other, error in damaged:
+        for other, damage in damaged:
             aside = other.with_name(f".{other.name}.damaged")
             shutil.rmtree(aside, ignore_errors=True)
             os.rename(other, aside)
-            _log.warning("%s; it is put aside as %s, and %s is taken instead", error, aside.name, checkpoint.name)
+            _log.warning("%s; it is put aside as %s, and %s is taken instead", damage, aside.name, checkpoint.name)
         point_at(checkpoint)
         return checkpoint
     if damaged:

@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 from statistics import StatisticsError, correlation, fmean
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 from scipy import stats
 
@@ -27,15 +27,27 @@ class Watched(NamedTuple):
     lengths: Sequence[int]
 
 
-class Watch:
-    """Follows a run, update by update."""
+class WatchMemory(TypedDict):
+    """What a watch remembers, as a checkpoint keeps it."""
 
-    def __init__(self, settings: WatchSettings) -> None:
+    baseline: list[float]
+    """Mean lengths of the first updates."""
+    trend: list[tuple[float, float]]
+    """Means of the learned and of the reference term where both apply, newest last."""
+
+
+class Watch:
+    """Follows a run, update by update; one that goes on begins with the `memory` of the one before."""
+
+    def __init__(self, settings: WatchSettings, memory: WatchMemory | None = None) -> None:
         self._settings = settings
-        self._baseline: list[float] = []
-        """Mean lengths of the first updates."""
-        self._trend: deque[tuple[float, float]] = deque(maxlen=settings.window)
-        """Means of the learned and of the reference term where both apply, newest last."""
+        self._baseline = list(memory["baseline"]) if memory else []
+        self._trend = deque(memory["trend"] if memory else (), maxlen=settings.window)
+
+    @property
+    def memory(self) -> WatchMemory:
+        """What it remembers now."""
+        return {"baseline": list(self._baseline), "trend": list(self._trend)}
 
     def observe(self, groups: Iterable[Watched]) -> dict[str, float]:
         """The metrics of one update's groups; docs/reward.md explains each. One that is undefined is left out."""

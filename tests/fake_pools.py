@@ -136,10 +136,11 @@ def conduct(
     conducted: Callable[[RunController], Awaitable[None]] | None = None,
     heldout: Sequence[Prompt] = (),
     accounts: RunAccounts | None = None,
+    reports: list[tuple[int, dict[str, float]]] | None = None,
 ) -> list[tuple[int, dict[str, float]]]:
-    """Run to the end, with `conducted` beside it; what was reported."""
+    """Run to the end, with `conducted` beside it; what was reported, also in `reports`."""
     progress = progress or Progress()
-    reports: list[tuple[int, dict[str, float]]] = []
+    reports = reports if reports is not None else []
     order = PromptOrder([record(number) for number in range(5)], config.seed)
 
     async def run(ledger: Ledger) -> None:

@@ -115,6 +115,29 @@ def test_groups_that_were_ready_are_trained_on_after_a_resume_and_not_sampled_ag
     assert [trained[index] for index in ready] == progress.ready
 
 
+def test_a_synchronous_run_that_crashed_reports_the_same_numbers_as_one_that_did_not(tmp_path: Path) -> None:
+    def numbers(reports: list[tuple[int, dict[str, float]]]) -> dict[int, dict[str, float]]:
+        kept = {version: dict(metrics) for version, metrics in reports}
+        return {
+            version: {name: value for name, value in metrics.items() if "second" not in name}
+            for version, metrics in kept.items()
+        }
+
+    def constant(index: int) -> bool:
+        return index % 5 == 0
+
+    whole = settings(tmp_path / "whole", watch={"window": 4})
+    expected = numbers(conduct(whole, FakeRollouts(uneven(0)), FakeLearners(), rewards=FakeRewards(constant)))
+    crashed = settings(tmp_path / "crashed", watch={"window": 4}, checkpoint_every=2)
+    reports: list[tuple[int, dict[str, float]]] = []
+    with pytest.raises(RuntimeError, match="node lost"):
+        conduct(crashed, FakeRollouts(uneven(1)), FailsAtThree(), rewards=FakeRewards(constant), reports=reports)
+    progress = read(latest(tmp_path / "crashed"))
+    reports += conduct(crashed, FakeRollouts(uneven(2)), FakeLearners(), progress, FakeRewards(constant))
+    assert [version for version, _ in reports] == [1, 2, 3, 3, 4, 5, 6]
+    assert numbers(reports) == expected
+
+
 def test_a_run_that_is_stopped_keeps_its_last_update_in_a_checkpoint_and_waits_for_no_group(tmp_path: Path) -> None:
     async def stop(controller: RunController) -> None:
         while rollout.running != 1 or rollout.asked[-1][0] != 15:

@@ -309,5 +309,5 @@ def test_a_rank_that_fails_is_named_with_its_reason(tmp_path: Path, data: Path) 
         finally:
             pool.close()
 
-    with pytest.raises(PoolError, match=r"learner rank 0 failed in start: .*absent"):
+    with pytest.raises(PoolError, match=r"learner rank 0 \(pid .*\) failed in start: .*absent"):
         asyncio.run(start())

@@ -16,7 +16,7 @@ from actors.adapters import WEIGHTS
 from actors.learner_pool import LearnerPool
 from actors.messages import Group, Prompt, Sampled, ScoredGroup, TrainingGroup
 from dermo_ray.config.mavic import MavicConfig
-from dermo_ray.models.chat import load_processor, prompt_text
+from dermo_ray.models.chat import banned_token_ids, load_processor, prompt_text
 from dermo_ray.records import GroundTruth, RLPrompt
 from rewards import Reward
 
@@ -46,13 +46,15 @@ def batch(tiny_model: Path, data: Path) -> list[TrainingGroup]:
     text = prompt_text(processor, [{"from": "human", "value": PROMPT}])
     with Image.open(data / "a.png") as image:
         (prompt_ids,) = processor(text=[text], images=[image])["input_ids"]
+    banned = banned_token_ids(processor, 300)
+    allowed = [token for token in range(10, 300) if token not in banned]
     rng = random.Random(0)
     groups = []
     for index in range(3):
         record = RLPrompt(id=f"p{index}", image="a.png", source="s", group="g", prompt=PROMPT, ground_truth=TRUTH)
         completions = []
         for _ in range(2):
-            ids = [rng.randrange(10, 300) for _ in range(rng.randrange(4, 12))]
+            ids = rng.choices(allowed, k=rng.randrange(4, 12))
             completions.append(Sampled(ids, [rng.uniform(-9, -5) for _ in ids], "", "stop"))
         rewards = [Reward(total, {}, (), {}, 1.0, frozenset()) for total in (0.0, 1.0)]
         scored = ScoredGroup(Group(Prompt(index, record), 0, list(prompt_ids), completions), rewards)

@@ -93,7 +93,7 @@ def with_pool(
 def none_left(folder: Path) -> bool:
     """Whether the process of every clerk that was built is gone within a few seconds: Ray ends them beside us."""
     processes = [int(path.name.removeprefix("clerk-")) for path in folder.glob("clerk-*")]
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while (left := any(map(psutil.pid_exists, processes))) and time.monotonic() < deadline:
         time.sleep(0.1)
     return not left

@@ -65,6 +65,7 @@ def ready(run: Path, workers: int) -> RunState | None:
     return state if len(pool) == workers and all(worker.state == "ready" for worker in pool) else None
 
 
+@pytest.mark.slow
 def test_a_live_run_is_scaled_stopped_killed_and_gone_on_with(tmp_path: Path) -> None:
     run = tmp_path / "run"
     driver = start(run, steps=400)

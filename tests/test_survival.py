@@ -37,7 +37,15 @@ SAME = ("loss", "reward/total", "grad_norm", "tokens", "entropy", "rollout_logpr
 def data(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("survival") / "data"
     prepare.run(
-        PrepareConfig(source="phantoms", count=60, out=out, prompts="brief", phantom={"size": 64}, split={"val": 0.1})
+        PrepareConfig(
+            source="phantoms",
+            count=120,
+            out=out,
+            prompts="brief",
+            formats=["morph_reasoning", "morph_description"],
+            phantom={"size": 64},
+            split={"val": 0.1, "test": 0.2},
+        )
     )
     return out
 

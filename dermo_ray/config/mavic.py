@@ -32,8 +32,8 @@ class RolloutSettings(ElasticPoolSettings):
 
     @property
     def groups_per_worker(self) -> int:
-        """Groups that an engine is given at once: as many as it decodes, and one to go on with."""
-        return self.engine.max_num_seqs // self.group_size + 1
+        """Groups that an engine is given at once: twice what it decodes, so that it never waits for the next."""
+        return max(1, 2 * self.engine.max_num_seqs // self.group_size)
 
     @model_validator(mode="after")
     def _engine_within_worker(self) -> Self:
