@@ -38,8 +38,18 @@ CASES = {
 """The model, the adapter, and how many versions of it are published."""
 
 
-async def published(model: Path, lora: LoraSettings, count: int, folder: Path) -> tuple[list[float], list[float], int]:
-    """Seconds of writing and of loading each of `count` versions, and the adapter's size in bytes."""
+@dataclass
+class Times:
+    """Seconds, one entry for each version; the size of an adapter in bytes."""
+
+    writing: list[float] = field(default_factory=list)
+    loading: list[float] = field(default_factory=list)
+    plain: list[float] = field(default_factory=list)
+    size: int = 0
+
+
+async def published(model: Path, lora: LoraSettings, count: int, folder: Path) -> Times:
+    """How long `count` versions take."""
     policy: Any = load_policy(ModelSettings(path=model), lora)
     settings = RolloutSettings.model_validate(
         {
