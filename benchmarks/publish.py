@@ -1,8 +1,8 @@
 """How long weights take from the learners to all engines: `python -m benchmarks.publish`.
 
 Publishes adapters as rank 0 of the learners does, and loads them into the engines of a rollout pool as the run
-controller does, checksums included: a tiny adapter, and one of 350 MB on a wider model with the same parts. Beside the
-latter stands the time of writing the same bytes to the same disk and of reading them back. Writes
+controller does, checksums included: a tiny adapter, and one of 350 MB on a wider model with the same parts. After each,
+the same bytes are written to the same disk and read back, so that both meet the same load. Writes
 `benchmarks/results/publish.json`: median, quartiles and every time in seconds.
 """
 
@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -38,8 +38,18 @@ CASES = {
 """The model, the adapter, and how many versions of it are published."""
 
 
-async def published(model: Path, lora: LoraSettings, count: int, folder: Path) -> tuple[list[float], list[float], int]:
-    """Seconds of writing and of loading each of `count` versions, and the adapter's size in bytes."""
+@dataclass
+class Times:
+    """Seconds, one entry for each version; the size of an adapter in bytes."""
+
+    writing: list[float] = field(default_factory=list)
+    loading: list[float] = field(default_factory=list)
+    plain: list[float] = field(default_factory=list)
+    size: int = 0
+
+
+async def published(model: Path, lora: LoraSettings, count: int, folder: Path) -> Times:
+    """How long `count` versions take."""
     policy: Any = load_policy(ModelSettings(path=model), lora)
     settings = RolloutSettings.model_validate(
         {
@@ -49,7 +59,7 @@ async def published(model: Path, lora: LoraSettings, count: int, folder: Path) -
         }
     )
     pool = rollout_pool(settings, ModelSettings(path=model), lora.rank, folder)
-    writing, loading = [], []
+    times = Times()
     try:
         await pool.open()
         rollouts = Rollouts(pool, timeout=600)
@@ -60,23 +70,27 @@ async def published(model: Path, lora: LoraSettings, count: int, folder: Path) -
             adapter = await asyncio.to_thread(publish, folder, version, policy.save_pretrained, Adapter)
             written = time.monotonic()
             await rollouts.load(adapter)
+            loaded = time.monotonic()
+            times.size = (adapter.path / WEIGHTS).stat().st_size
+            plain = await asyncio.to_thread(write_and_read, folder / "bytes", os.urandom(times.size))
             if version:  # the first load allocates what later ones use
-                writing.append(written - began)
-                loading.append(time.monotonic() - written)
+                times.writing.append(written - began)
+                times.loading.append(loaded - written)
+                times.plain.append(plain)
             retire(folder, keep={version, version - 1})
-        return writing, loading, (adapter.path / WEIGHTS).stat().st_size
+        return times
     finally:
         await pool.close()
 
 
-def disk(folder: Path, size: int, rounds: int) -> list[float]:
-    """Seconds of writing `size` bytes to a file of `folder` and reading them back, over and over."""
-    content, times = os.urandom(size), []
-    for number in range(rounds):
-        path = folder / f"bytes-{number}"
-        times.append(_seconds(lambda path=path: (path.write_bytes(content), path.read_bytes())))
-        path.unlink()
-    return times
+def write_and_read(path: Path, content: bytes) -> float:
+    """Seconds of writing `content` to a new file and reading it back."""
+    began = time.monotonic()
+    path.write_bytes(content)
+    path.read_bytes()
+    seconds = time.monotonic() - began
+    path.unlink()
+    return seconds
 
 
 def spread(times: list[float]) -> dict[str, Any]:
@@ -85,36 +99,29 @@ def spread(times: list[float]) -> dict[str, Any]:
     return {"median": median(times), "quartiles": [low, high], "all": [round(value, 4) for value in times]}
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    began = time.monotonic()
-    work()
-    return time.monotonic() - began
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cases", nargs="*", default=list(CASES), help=" or ".join(CASES))
     arguments = parser.parse_args()
-    figures: dict[str, Any] = {}
+    figures: dict[str, Any] = json.loads(RESULT.read_text())["figures"] if RESULT.is_file() else {}
     for name in arguments.cases:
         shape, lora, count = CASES[name]
         with tempfile.TemporaryDirectory(dir=".") as temporary, ray_session():
             model, folder = Path(temporary, "model").absolute(), Path(temporary, "adapters").absolute()
             save_tiny_model(model, shape)
-            writing, loading, size = asyncio.run(published(model, lora, count, folder))
-            plain = disk(folder, size, count)
-        total = [write + load for write, load in zip(writing, loading, strict=True)]
+            times = asyncio.run(published(model, lora, count, folder))
+        total = [write + load for write, load in zip(times.writing, times.loading, strict=True)]
         figures[name] = {
-            "bytes": size,
+            "bytes": times.size,
             "publish_to_loaded_on_all_seconds": spread(total),
-            "writing_seconds": median(writing),
-            "loading_seconds": median(loading),
-            "plain_write_and_read_seconds": spread(plain),
-            "times_plain": median(total) / median(plain),
+            "writing_seconds": median(times.writing),
+            "loading_seconds": median(times.loading),
+            "plain_write_and_read_seconds": spread(times.plain),
+            "times_plain": median(total) / median(times.plain),
         }
         print(name, json.dumps({key: value for key, value in figures[name].items()}))
     result = {
-        "command": " ".join(["python -m benchmarks.publish", *map(repr, arguments.cases)]),
+        "command": "python -m benchmarks.publish",
         "machine": describe(),
         "engines": ENGINES,
         "figures": figures,
