@@ -1,8 +1,10 @@
-"""Which weights a run directory offers for serving.
+"""Which weights a run directory, or a folder of checkpoints, offers for serving.
 
 Invariant: a `Checkpoint` was checked against its manifest, and its base model is there.
 """
 
+import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,13 @@ import yaml
 
 from dermo_ray.checkpoints import read_state, verify
 from dermo_ray.config.model import ModelSettings
+from dermo_ray.config.serve import NAME_PATTERN
 from dermo_ray.errors import UserError
 from dermo_ray.run_directory import CHECKPOINTS, CONFIG
 
 ADAPTER = "adapter"
 FULL_WEIGHTS = "model"
+_ADAPTER_CONFIG = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,39 @@ def resolve(run: Path, name: str = "latest") -> Checkpoint:
     if not (model.path / "config.json").is_file():
         raise UserError(f"the base model of {run} is not at {model.path}: put it back, or correct {run / CONFIG}")
     return Checkpoint(folder.name, read_state(folder)["version"], model, adapter, rank)
+
+
+def inspect(folder: Path, serving: Checkpoint) -> Checkpoint:
+    """The checkpoint in `folder`, as one that can take the place of `serving` in a running engine.
+
+    Raises `UserError` where it is incomplete or damaged, holds no adapter, or one of another base model or of a rank
+    that the engine was not started for.
+    """
+    if not re.match(NAME_PATTERN, folder.name):
+        raise UserError(f"a checkpoint can't be called {folder.name!r}: letters, digits, dots, dashes and underscores")
+    if not folder.is_dir():
+        raise UserError(f"there is no checkpoint at {folder}")
+    verify(folder)
+    if not (folder / ADAPTER).is_dir():
+        raise UserError(f"{folder} has no {ADAPTER}/: only adapters are exchanged while the service runs")
+    if serving.lora_rank is None:
+        raise UserError("the service was started with full weights, which take no adapter: start it with an adapter")
+    described = _adapter_settings(folder / ADAPTER)
+    if described["r"] > serving.lora_rank:
+        raise UserError(f"{folder} has rank {described['r']}; the engines take up to {serving.lora_rank}")
+    base = Path(described["base_model_name_or_path"])
+    if base.resolve() != serving.model.path.resolve():
+        raise UserError(f"{folder} belongs to the base model {base}; served here is {serving.model.path}")
+    version = read_state(folder)["version"]
+    return Checkpoint(folder.name, version, serving.model, folder / ADAPTER, serving.lora_rank)
+
+
+def _adapter_settings(adapter: Path) -> dict[str, Any]:
+    path = adapter / _ADAPTER_CONFIG
+    if not path.is_file():
+        raise UserError(f"{adapter} is no adapter: {_ADAPTER_CONFIG} is missing")
+    settings: dict[str, Any] = json.loads(path.read_text())
+    return settings
 
 
 def _run_settings(run: Path) -> dict[str, Any]:
