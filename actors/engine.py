@@ -88,17 +88,28 @@ class Engine:
         Versions that no request uses any more are unloaded. Raises `RuntimeError` where the files are not the published
         ones, or where the engine does not list the adapter afterwards.
         """
+        self._adapters[adapter.version] = await self.add(f"policy-v{adapter.version:06d}", adapter.version + 1, adapter)
+        self._newest = adapter.version
+        await self._unload_unused()
+        return adapter.checksum
+
+    async def add(self, name: str, number: int, adapter: Adapter) -> LoRARequest:
+        """Load an adapter beside others and return how vLLM knows it; whoever adds it removes it, by `remove`.
+
+        `name` and `number` (at least 1) must be new to this engine. Raises `RuntimeError` as `load` does.
+        """
         found = checksum(adapter.path)
         if found != adapter.checksum:
             raise RuntimeError(f"{adapter.path} has checksum {found[:12]}, published was {adapter.checksum[:12]}")
-        request = LoRARequest(f"policy-v{adapter.version:06d}", adapter.version + 1, str(adapter.path))
+        request = LoRARequest(name, number, str(adapter.path))
         await self.llm.add_lora(request)
-        if request.lora_int_id not in await self.llm.list_loras():
+        if number not in await self.llm.list_loras():
             raise RuntimeError(f"the engine did not take policy version {adapter.version} from {adapter.path}")
-        self._adapters[adapter.version] = request
-        self._newest = adapter.version
-        await self._unload_unused()
-        return found
+        return request
+
+    async def remove(self, request: LoRARequest) -> None:
+        """Unload what `add` loaded; no request may be using it."""
+        await self.llm.remove_lora(request.lora_int_id)
 
     @property
     def version(self) -> int | None:

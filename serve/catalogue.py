@@ -37,6 +37,8 @@ class Catalogue(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    session: str
+    """Which start of the service it belongs to."""
     revision: int = 0
     releases: dict[str, Release]
     """What is held, by label."""
@@ -54,9 +56,9 @@ class Catalogue(BaseModel):
     """Why a checkpoint was not taken, by label, the latest last."""
 
     @classmethod
-    def starting_with(cls, release: Release) -> "Catalogue":
+    def starting_with(cls, release: Release, session: str) -> "Catalogue":
         """The catalogue of a service that knows one checkpoint."""
-        return cls(releases={release.label: release}, promoted=release.label)
+        return cls(session=session, releases={release.label: release}, promoted=release.label)
 
     @property
     def newest(self) -> Release:
@@ -82,8 +84,6 @@ class Catalogue(BaseModel):
         held = self.releases.get(release.label)
         if held is not None and held.checksum != release.checksum:
             raise UserError(f"{release.label} is held with other weights: give the checkpoint another name")
-        if release.label == self.promoted:
-            raise UserError(f"{release.label} answers already")
         refused = {label: reason for label, reason in self.refused.items() if label != release.label}
         return self._with(
             releases={**self.releases, release.label: release},
