@@ -205,8 +205,8 @@ def _boolean(body: Body, name: str) -> bool:
 
 def _check_choices(body: Body, most: int) -> None:
     count = body.get("n")
-    if isinstance(count, int) and count > most:
-        raise Refused(400, f"`n` can be {most} at most.", code="invalid_value", param="n")
+    if count is not None and (not isinstance(count, int) or count > most):
+        raise Refused(400, f"`n` must be an integer, {most} at most.", code="invalid_value", param="n")
 
 
 def _response(ticket: Ticket, answer: Answer) -> Response:

@@ -96,7 +96,9 @@ class ServeConfig(Settings):
     """Port to listen on."""
     drain_timeout: float = Field(default=60, gt=0)
     """Seconds that requests under way have to end when the service is stopped."""
-    max_queued: int = Field(default=256, ge=0)
+    max_choices: int = Field(default=16, ge=1)
+    """Choices that one request may ask for (`n`)."""
+    max_queued: int = Field(default=256, ge=1)
     """Requests that wait for a free replica, beyond those the engines take; more get 503 and when to try again."""
     ingresses: int = Field(default=1, ge=1)
     """Processes that receive requests, check them and hand them on; rate limits and comparisons are each one's own."""
