@@ -17,7 +17,7 @@ from serve.catalogue import Release
 from serve.messages import Answer, Completed
 from serve.safety.errors import Refused
 from serve.safety.keys import add
-from tests.fake_policy import PROMPT_TOKENS, FakePolicies, completion, fake_service
+from fake_policy import PROMPT_TOKENS, FakePolicies, completion, fake_service
 
 BASE = "http://127.0.0.1"
 
