@@ -15,11 +15,13 @@ from ray.serve import Application
 from actors.environment import worker_environment
 from dermo_ray.config.base import load
 from dermo_ray.config.serve import ServeConfig
+from dermo_ray.taxonomy import Taxonomy
 from serve.checkpoints import Checkpoint, resolve
 from serve.gate import Gate
 from serve.ingress import Ingress
 from serve.manager import Manager
 from serve.replica import Policy
+from serve.safety.keys import Keys
 
 _DRAIN_CHECK = 0.2
 """Seconds between two looks at whether a replica that is to stop still has requests."""
@@ -32,9 +34,11 @@ _LIGHT = {"num_cpus": 0}
 def application(config: ServeConfig, checkpoint: Checkpoint) -> Application:
     """The application that begins with `checkpoint` and goes on as `config` says, ready for `serve.run`.
 
-    Raises `UserError` where the gate has no prompts.
+    Raises `UserError` where the gate has no prompts, and for keys or a taxonomy that can't be read.
     """
     pool = config.pool
+    Keys.load(config.safety.keys_file)  # read again where they are used; here a mistake shows before anything starts
+    Taxonomy.load(config.taxonomy)
     gate = None if config.live.gate is None else Gate.open(config.live.gate, config.taxonomy)
     manager = serve.deployment(
         name="manager", num_replicas=1, max_ongoing_requests=1000, ray_actor_options=_LIGHT,

@@ -50,6 +50,7 @@ class PolicyChat(OpenAIServingChat):
         self._numbers = itertools.count(1)
         self._loading = asyncio.Lock()
         self._wanted: set[str] = set()
+        self._checksums: dict[str, str] = {}
         self._in_use: Counter[str] = Counter()
         # below adapters the base model has no name that could be asked for
         base = names.full(first) if first.adapter is None else ""
@@ -199,14 +200,13 @@ class PolicyChat(OpenAIServingChat):
     ) -> AsyncGenerator[str, None] | ChatCompletionResponse | ErrorResponse:
         try:
             request = ChatCompletionRequest.model_validate(body)
-        except ValidationError as error:
-            refused = misfit(error.errors(include_url=False, include_context=False, include_input=False))
-            return self.create_error_response(refused.message, param=refused.param)
-        bias = {**(request.logit_bias or {}), **{str(token): bias for token, bias in self.engine.penalties.items()}}
-        # a request id of the client's could be that of a request under way
-        update = {"model": self._names.full(release), "logit_bias": bias, "request_id": uuid4().hex}
-        try:
+            bias = {**(request.logit_bias or {}), **{str(token): bias for token, bias in self.engine.penalties.items()}}
+            # a request id of the client's could be that of a request under way
+            update = {"model": self._names.full(release), "logit_bias": bias, "request_id": uuid4().hex}
             return await self.create_chat_completion(request.model_copy(update=update))
+        except ValidationError as error:
+            refused = misfit(list(error.errors()))
+            return self.create_error_response(refused.message, param=refused.param)
         except Exception as error:  # vLLM's classes answer what a client did wrong by raising it
             if self.engine_client.errored:
                 return self.create_error_response(
@@ -230,17 +230,21 @@ class PolicyChat(OpenAIServingChat):
 
     async def _load(self, release: Release) -> None:
         name = self._names.full(release)
-        if release.adapter is None or name in self.models.lora_requests:
+        if release.adapter is None or self._checksums.get(name) == release.checksum:
             return
         async with self._loading:
             if name not in self.models.lora_requests:
                 adapter = Adapter(release.version, release.adapter, release.checksum)
                 self.models.lora_requests[name] = await self.engine.add(name, next(self._numbers), adapter)
+                self._checksums[name] = release.checksum
+            elif self._checksums[name] != release.checksum:
+                raise RuntimeError(f"{name} still answers requests with other weights; try again")
 
     async def _unload_unused(self) -> None:
         for name in self.held:
             unused = name not in self._wanted and not self._in_use[name]
             if unused and (request := self.models.lora_requests.pop(name, None)) is not None:
+                del self._checksums[name]
                 await self.engine.remove(request)
 
 

@@ -71,11 +71,12 @@ async def _answered(ask: Callable[[], Awaitable[Result]]) -> Result:
 
 async def _streamed(ask: Callable[[], Any]) -> AsyncIterator[Any]:
     for _ in range(_ATTEMPTS):
-        begun, parts = False, ask()
+        begun, ended, parts = False, False, ask()
         try:
             async for part in parts:
                 begun = True
                 yield part
+            ended = True
             return
         except RayActorError:
             if begun:
@@ -83,7 +84,8 @@ async def _streamed(ask: Callable[[], Any]) -> AsyncIterator[Any]:
         except (BackPressureError, DeploymentUnavailableError):
             raise _busy() from None
         finally:
-            parts.cancel()  # where the client has left; nothing to cancel otherwise
+            if not ended:  # the client may have left
+                parts.cancel()
     raise _lost()
 
 
