@@ -65,7 +65,7 @@ _ORDERS = {
 def router(service: Service) -> APIRouter:
     """The routes over `service`."""
 
-    def check(request: Request) -> None:
+    async def check(request: Request) -> None:
         service.rate.admit(service.keys.admin(request.headers.get("authorization")).name)
 
     routes = APIRouter(prefix="/admin", dependencies=[Depends(check)])

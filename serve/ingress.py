@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from ray import serve
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
@@ -15,6 +15,7 @@ from dermo_ray.config.serve import ServeConfig
 from serve.api import build_api
 from serve.catalogue import Catalogue
 from serve.handles import ReplicaPolicies
+from serve.safety.errors import Refused
 from serve.service import Service
 
 LOGGER = logging.getLogger("ray.serve")
@@ -54,7 +55,11 @@ class ManagedReleases:
         return await self._order("canary", label, share)
 
     async def _order(self, method: str, *arguments: Any) -> Catalogue:
-        catalogue: Catalogue = await getattr(self._manager, method).remote(*arguments)
+        try:
+            catalogue: Catalogue = await getattr(self._manager, method).remote(*arguments)
+        except RayActorError:
+            message = "The manager of checkpoints has failed and is being replaced. See what is held, and try again."
+            raise Refused(503, message, code="manager_lost", headers={"Retry-After": "5"}) from None
         return catalogue
 
 

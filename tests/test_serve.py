@@ -1,3 +1,4 @@
+import asyncio
 import base64
 import io
 import json
@@ -14,6 +15,7 @@ import httpx
 import openai
 import pytest
 import torch
+from malformed import requests, throw
 from openai import OpenAI
 from openai.types.chat import ChatCompletionMessageParam
 from PIL import Image
@@ -264,6 +266,18 @@ def test_more_cores_than_the_cluster_has_are_refused_with_both_numbers(config: S
     greedy = config.model_copy(update={"pool": PoolSettings(cpus_per_worker=64), "port": free_port()})
     with pytest.raises(UserError, match=r"64 CPUs are asked for .* the cluster has 2"), serving(greedy):
         pass
+
+
+def test_hundreds_of_malformed_requests_are_refused_and_the_service_goes_on(
+    service: str, client: OpenAI, messages: list[ChatCompletionMessageParam]
+):
+    async def send() -> dict[str, str]:
+        async with httpx.AsyncClient(base_url=service, timeout=60) as http:
+            return await throw(http, requests("tiny"))
+
+    assert asyncio.run(send()) == {}
+    answer = client.chat.completions.create(model="tiny", messages=messages, max_tokens=1)
+    assert answer.system_fingerprint == FINGERPRINT
 
 
 def altered(adapter: Path, factor: float) -> Callable[[Path], None]:

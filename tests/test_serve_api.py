@@ -8,16 +8,20 @@ from typing import Any
 import httpx
 import openai
 import pytest
+import schemathesis
+from fake_policy import PROMPT_TOKENS, FakePolicies, completion, fake_service
 from fastapi import FastAPI
+from hypothesis import HealthCheck, given, settings
 from jsonschema import validate
+from malformed import requests, throw
 from PIL import Image
+from schemathesis.checks import not_a_server_error
 
 from serve.api import build_api
 from serve.catalogue import Release
 from serve.messages import Answer, Completed
 from serve.safety.errors import Refused
 from serve.safety.keys import add
-from fake_policy import PROMPT_TOKENS, FakePolicies, completion, fake_service
 
 BASE = "http://127.0.0.1"
 
@@ -336,3 +340,31 @@ def test_the_page_stands_at_the_root(api: FastAPI):
     answer = call(api, "GET", "/")
     assert answer.status_code == 200
     assert "text/html" in answer.headers["content-type"]
+
+
+FEW = settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+
+
+@pytest.mark.parametrize("path", ["/v1/diagnose", "/v1/chat/completions", "/admin/promote", "/admin/canary", "/admin/push"])
+def test_no_request_made_from_the_openapi_document_makes_the_service_fail(tmp_path: Path, path: str):
+    file = tmp_path / "keys.yaml"
+    key = add(file, "fuzz", "admin")
+    api = build_api(fake_service(overrides=(f"safety.keys_file={file}", "safety.requests_per_minute=null")))
+    schema = schemathesis.openapi.from_asgi("/openapi.json", api)
+
+    @given(case=schema[path]["POST"].as_strategy())
+    @FEW
+    def ask(case: Any) -> None:
+        response = case.call(headers={"Authorization": f"Bearer {key}"})
+        case.validate_response(response, checks=[not_a_server_error])
+
+    ask()
+
+
+def test_what_is_malformed_for_a_diagnosis_is_refused_by_the_real_routes_too(api: FastAPI, policies: FakePolicies):
+    async def send() -> dict[str, str]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url=BASE) as client:
+            return await throw(client, [malformed for malformed in requests() if malformed.path == "/v1/diagnose"])
+
+    assert asyncio.run(send()) == {}
+    assert not policies.asked
