@@ -1,7 +1,7 @@
 """A tiny run to serve, servers to ask, and a load to put on them: what the benchmarks of serving share.
 
-The policy is the tests' tiny Qwen3-VL with random weights; a checkpoint holds a random adapter of rank 8. Answers are of
-a fixed length (`ignore_eos`), so that every server has the same to do.
+The policy is the tests' tiny Qwen3-VL with random weights; a checkpoint holds a random adapter of rank 8. Answers are
+of a fixed length (`ignore_eos`), so that every server has the same to do.
 """
 
 import asyncio
@@ -180,7 +180,7 @@ def _pss(process: psutil.Process) -> int:
         return 0
 
 
-def requests(count: int, tokens: int, *, seed: int = 0, images: int | None = None, **fields: Any) -> list[dict[str, Any]]:
+def requests(count: int, tokens: int, *, seed: int = 0, images: int | None = None) -> list[dict[str, Any]]:
     """`count` chat requests of `tokens` tokens, each about an image of its own, or about `images` that recur."""
     pictures = [_data_uri(seed + number) for number in range(min(count, images or count))]
     return [
@@ -198,7 +198,6 @@ def requests(count: int, tokens: int, *, seed: int = 0, images: int | None = Non
             "temperature": 0,
             "ignore_eos": True,
         }
-        | fields
         for number in range(count)
     ]
 

@@ -1,8 +1,8 @@
 """20,000 requests in a row: `python -m benchmarks.soak`.
 
-Chat completions and diagnoses by CCT, about images that recur, with a checkpoint swapped every 1,000
-requests. Writes `benchmarks/results/soak.json`: the memory (proportional set size) of all processes of the service along
-the way, and its growth after warm-up, as the ratio of the medians of the last and of the first quarter.
+Chat completions and diagnoses by CCT, about images that recur, with a checkpoint swapped every 1,000 requests. Writes
+`benchmarks/results/soak.json`: the memory (proportional set size) of all processes of the service along the way, and
+its growth after warm-up, as the ratio of the medians of the last and of the first quarter.
 """
 
 import argparse

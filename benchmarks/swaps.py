@@ -1,9 +1,9 @@
 """Checkpoints swapped under load: `python -m benchmarks.swaps`.
 
-20 checkpoints are committed to a run one after another while 2,000 greedy requests about 8 images go to the service that
-follows it. Afterwards another service, without load, is asked what each version says about each image; an answer of the
-load that is not what the version it carries says is counted as wrongly attributed. A steady load before tells the p99 without
-swaps. Writes `benchmarks/results/swaps.json`.
+20 checkpoints are committed to a run one after another while 2,000 greedy requests about 8 images go to the service
+that follows it. Afterwards another service, without load, is asked what each version says about each image; an answer
+of the load that is not what the version it carries says is counted as wrongly attributed. A steady load before tells
+the p99 without swaps. Writes `benchmarks/results/swaps.json`.
 """
 
 import asyncio

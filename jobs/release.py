@@ -25,7 +25,9 @@ def run(config: ReleaseConfig) -> dict[str, Any]:
     listing = _ask(config)
     table = rich.table.Table("checkpoint", "version", "state", "answers", "failures", "p50 s", "confidence")
     for release in listing["releases"]:
-        state = f"{release['state']}, pinned" if release["pinned"] and release["state"] != "pinned" else release["state"]
+        state = release["state"]
+        if release["pinned"] and state != "pinned":
+            state = f"{state}, pinned"
         if release["checkpoint"] == listing["candidate"] and listing["canary_share"]:
             state = f"{state} ({listing['canary_share']:.0%} of the requests)"
         record = release["record"]

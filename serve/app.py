@@ -1,7 +1,7 @@
-"""The Ray Serve application: an ingress, the manager of releases, and policy replicas that each hold one engine.
+r"""The Ray Serve application: an ingress, the manager of releases, and policy replicas that each hold one engine.
 
-    HTTP -> ingress (keys, limits, CCT, page, metrics) -> policy replicas (vLLM)
-                \\-> manager (finds checkpoints, loads them everywhere, promotes)
+HTTP -> ingress (keys, limits, CCT, page, metrics) -> policy replicas (vLLM)
+\-> manager (finds checkpoints, loads them everywhere, promotes)
 """
 
 import json
@@ -81,7 +81,7 @@ def application(config: ServeConfig, checkpoint: Checkpoint) -> Application:
 
 
 def build(args: dict[str, Any]) -> Application:
-    """The application for `serve run serve.app:build config=FILE [key.sub=value ...]`, and for `args` of a `serve deploy`.
+    """The application for `serve run serve.app:build config=FILE [key.sub=value ...]`, and for `args` in `serve deploy`.
 
     All but `config` are settings of `ServeConfig`, as overrides or, in YAML, nested. Where Ray Serve listens is its own
     affair (`http_options`); `host` still decides whether keys are asked for.

@@ -1,4 +1,4 @@
-"""`POST /v1/diagnose`: an image in; morphology, reasoning, diagnosis, posterior, views and votes out, at once or streamed."""
+"""`POST /v1/diagnose`: an image in; morphology, reasoning, diagnosis, posterior, views and votes out."""
 
 import asyncio
 import json
@@ -183,7 +183,8 @@ class Diagnosing:
         self._events.put_nowait(_event("vote", vote))
 
     def _body(self, url: str) -> Body:
-        text = prompt(self._service.config.prompts, "task3", self._asked.modality).removeprefix(f"{IMAGE_PLACEHOLDER}\n")
+        asked = prompt(self._service.config.prompts, "task3", self._asked.modality)
+        text = asked.removeprefix(f"{IMAGE_PLACEHOLDER}\n")
         content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": text}]
         return {
             "messages": [{"role": "user", "content": content}],

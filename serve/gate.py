@@ -65,8 +65,8 @@ class Gate:
             ) from None
         if after < before - self.settings.tolerance:
             raise UserError(
-                f"{candidate.label} did not pass the gate: accuracy {after:.3f}, that of {current.label} is {before:.3f}"
-                f" (live.gate.tolerance {self.settings.tolerance:g}, {len(self.prompts)} prompts)"
+                f"{candidate.label} did not pass the gate: accuracy {after:.3f}, {current.label} has {before:.3f} "
+                f"(live.gate.tolerance {self.settings.tolerance:g}, {len(self.prompts)} prompts)"
             )
 
     async def accuracy(self, release: Release, ask: Ask) -> float:

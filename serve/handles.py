@@ -1,7 +1,7 @@
 """The policy replicas through Ray Serve's handle, with what can go wrong on the way turned into a refusal or a retry.
 
-Invariant: a request whose replica dies is asked again on another, unless part of its answer is on its way already; where
-no replica can answer, the client is told when to try again.
+Invariant: a request whose replica dies is asked again on another, unless part of its answer is on its way already;
+where no replica can answer, the client is told when to try again.
 """
 
 import json

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,7 +65,7 @@ class Manager:
         self._watching = asyncio.get_running_loop().create_task(self._watch()) if config.live.follow else None
 
     def _begin(self, asked: str, session: str) -> Catalogue:
-        """The catalogue that this service left when it was cut off, or an earlier one; but what is asked for answers."""
+        """The catalogue that this service left when it was cut off, or an earlier one; what is asked for answers."""
         before = store.load(self._store)
         if before is not None and before.session == session:
             return before
@@ -93,12 +94,10 @@ class Manager:
     async def follow(self, revision: int) -> Catalogue:
         """The catalogue once it is another than that of `revision`, or after a while in any case."""
         async with self._changed:
-            try:
+            with suppress(TimeoutError):
                 await asyncio.wait_for(
                     self._changed.wait_for(lambda: self._catalogue.revision != revision), timeout=_LONG_POLL
                 )
-            except TimeoutError:
-                pass
         return self._catalogue
 
     async def push(self, folder: Path) -> Catalogue:

@@ -122,7 +122,9 @@ class Ticket:
         self._service.metrics.begun(self._route)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if error is not None:
             self.status = _status_of(error)
         if error is not None or not self._streams:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_policy import completion
 from PIL import Image
 
 from dermo_ray.config.base import load
@@ -11,7 +12,6 @@ from dermo_ray.config.serve import GateSettings, ServeConfig
 from dermo_ray.errors import UserError
 from dermo_ray.records import GroundTruth, RLPrompt
 from dermo_ray.taxonomy import Taxonomy
-from fake_policy import completion
 from serve.catalogue import Release
 from serve.gate import Gate
 from serve.messages import Answer
@@ -61,7 +61,7 @@ def test_a_checkpoint_within_the_tolerance_passes_and_each_is_measured_once(gate
 
 
 def test_a_worse_checkpoint_is_refused_with_both_accuracies(gate: Gate):
-    with pytest.raises(UserError, match=r"accuracy 0\.600, that of step_000020 is 0\.800"):
+    with pytest.raises(UserError, match=r"accuracy 0\.600, step_000020 has 0\.800"):
         check(gate, Asked(step_000020=8, step_000040=6))
 
 

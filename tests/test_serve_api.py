@@ -63,7 +63,8 @@ def diagnose(api: FastAPI, **changes: Any) -> httpx.Response:
 
 
 def chat(api: FastAPI, **changes: Any) -> httpx.Response:
-    content = [{"type": "image_url", "image_url": {"url": picture()}}, {"type": "text", "text": "dermoscopic: diagnose"}]
+    image, text = {"url": picture()}, "dermoscopic: diagnose"
+    content = [{"type": "image_url", "image_url": image}, {"type": "text", "text": text}]
     body = {"model": "dermo", "messages": [{"role": "user", "content": content}]} | changes
     return call(api, "POST", "/v1/chat/completions", json=body)
 
@@ -218,7 +219,9 @@ def test_a_bad_chat_request_is_refused_in_openai_s_shape(
     assert not policies.asked
 
 
-@pytest.mark.parametrize("changes", [{"image": "x"}, {"modality": "xray"}, {"extra": 1}, {"seed": -1}, {"max_tokens": 0}])
+@pytest.mark.parametrize(
+    "changes", [{"image": "x"}, {"modality": "xray"}, {"extra": 1}, {"seed": -1}, {"max_tokens": 0}]
+)
 def test_a_bad_diagnosis_request_is_refused(api: FastAPI, policies: FakePolicies, changes: dict[str, Any]):
     answer = diagnose(api, **changes)
     assert answer.status_code == 400
@@ -345,7 +348,9 @@ def test_the_page_stands_at_the_root(api: FastAPI):
 FEW = settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
-@pytest.mark.parametrize("path", ["/v1/diagnose", "/v1/chat/completions", "/admin/promote", "/admin/canary", "/admin/push"])
+@pytest.mark.parametrize(
+    "path", ["/v1/diagnose", "/v1/chat/completions", "/admin/promote", "/admin/canary", "/admin/push"]
+)
 def test_no_request_made_from_the_openapi_document_makes_the_service_fail(tmp_path: Path, path: str):
     file = tmp_path / "keys.yaml"
     key = add(file, "fuzz", "admin")

@@ -55,7 +55,7 @@ def test_settings_that_do_not_go_together_are_named(override: str, reason: str):
 
 def test_gpus_must_match_how_an_engine_is_cut():
     cut = ["run=r", "engine.tensor_parallel_size=2", "pool.gpus_per_worker=1"]
-    with pytest.raises(UserError, match="needs pool.gpus_per_worker=2"):
+    with pytest.raises(UserError, match=r"needs pool\.gpus_per_worker=2"):
         load(ServeConfig, None, cut)
     assert load(ServeConfig, None, [*cut, "pool.gpus_per_worker=2"]).pool.on_gpu
 
