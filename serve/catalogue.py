@@ -117,9 +117,7 @@ class Catalogue(BaseModel):
         if not self.previous:
             raise UserError("there is nothing to roll back to: no other checkpoint has been promoted, or none is kept")
         *earlier, back = self.previous
-        return self._with(
-            promoted=back, previous=tuple(earlier), candidate=None, canary_share=0.0, on_hold=True
-        )
+        return self._with(promoted=back, previous=tuple(earlier), candidate=None, canary_share=0.0, on_hold=True)
 
     def pin(self, label: str) -> "Catalogue":
         """Keep `label` loaded until it is unpinned."""

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import SafetensorError, safe_open
 
+from actors.adapters import WEIGHTS
 from dermo_ray.checkpoints import read_state, verify
 from dermo_ray.config.model import ModelSettings
 from dermo_ray.config.serve import NAME_PATTERN
@@ -20,6 +22,8 @@ from dermo_ray.run_directory import CHECKPOINTS, CONFIG
 ADAPTER = "adapter"
 FULL_WEIGHTS = "model"
 _ADAPTER_CONFIG = "adapter_config.json"
+_MATRIX = re.compile(r"base_model\.model\.(?P<layer>.+)\.lora_(?P<side>[AB])\.weight")
+"""How peft names a matrix of an adapter."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,14 @@ def inspect(folder: Path, serving: Checkpoint) -> Checkpoint:
     Raises `UserError` where it is incomplete or damaged, holds no adapter, or one of another base model or of a rank
     that the engine was not started for.
     """
-    if not re.match(NAME_PATTERN, folder.name):
+    try:
+        return _inspect(folder, serving)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:  # of files that are cut off, or say something else
+        raise UserError(f"{folder} is damaged: {' '.join(str(error).split())} ({type(error).__name__})") from error
+
+
+def _inspect(folder: Path, serving: Checkpoint) -> Checkpoint:
+    if not re.fullmatch(NAME_PATTERN, folder.name):
         raise UserError(f"a checkpoint can't be called {folder.name!r}: letters, digits, dots, dashes and underscores")
     if not folder.is_dir():
         raise UserError(f"there is no checkpoint at {folder}")
@@ -81,6 +92,7 @@ def inspect(folder: Path, serving: Checkpoint) -> Checkpoint:
     base = Path(described["base_model_name_or_path"])
     if base.resolve() != serving.model.path.resolve():
         raise UserError(f"{folder} belongs to the base model {base}; served here is {serving.model.path}")
+    _check_shapes(folder / ADAPTER, described["r"], serving.model.path)
     version = read_state(folder)["version"]
     return Checkpoint(folder.name, version, serving.model, folder / ADAPTER, serving.lora_rank)
 
@@ -91,6 +103,26 @@ def _adapter_settings(adapter: Path) -> dict[str, Any]:
         raise UserError(f"{adapter} is no adapter: {_ADAPTER_CONFIG} is missing")
     settings: dict[str, Any] = json.loads(path.read_text())
     return settings
+
+
+def _check_shapes(adapter: Path, rank: int, base: Path) -> None:
+    """Raise `UserError` for matrices that don't fit their rank or their layer; vLLM takes them as they are."""
+    layers = {name: shape for file in base.glob("*.safetensors") for name, shape in _shapes(file).items()}
+    for name, shape in _shapes(adapter / WEIGHTS).items():
+        found = _MATRIX.fullmatch(name)
+        if found is None:
+            continue
+        weight = layers.get(f"{found['layer']}.weight")
+        outputs, inputs = weight if weight is not None else (shape[0], shape[1])
+        expected = [rank, inputs] if found["side"] == "A" else [outputs, rank]
+        if shape != expected:
+            raise UserError(f"{adapter} fits no engine: {name} has the shape {shape}, not {expected}")
+
+
+def _shapes(file: Path) -> dict[str, list[int]]:
+    """The shape of each tensor in a safetensors file, by its header alone."""
+    with safe_open(file, framework="numpy") as tensors:
+        return {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118  # no mapping
 
 
 def _run_settings(run: Path) -> dict[str, Any]:

@@ -50,7 +50,9 @@ class Comparison:
         self._records: dict[str, Record] = {}
 
     def answered(self, label: str, status: int, seconds: float, usage: Usage) -> None:
-        """Count an answer of `label`, or its failure."""
+        """Count an answer of `label`, or its failure; a request that was at fault itself says nothing about it."""
+        if 400 <= status < 500:
+            return
         record = self._of(label)
         if status >= 500:
             record.failures += 1

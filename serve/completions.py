@@ -148,8 +148,8 @@ async def _complete_by_cct(
     }
     finish_reason = shown.finish_reason if isinstance(shown, Completed) else "stop"
     if not streams:
-        message = {"role": "assistant", "content": shown.text, "refusal": None}
-        choice = {"index": 0, "message": message, "finish_reason": finish_reason, "logprobs": None}
+        spoken = {"role": "assistant", "content": shown.text, "refusal": None}
+        choice = {"index": 0, "message": spoken, "finish_reason": finish_reason, "logprobs": None}
         answer = identity | {"object": "chat.completion", "choices": [choice], "usage": ticket.usage.to_json()}
         return Response(json.dumps(answer | {"cct": reply.model_dump()}), media_type="application/json")
     chunk = identity | {"object": "chat.completion.chunk"}

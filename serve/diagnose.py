@@ -42,7 +42,7 @@ def router(service: Service) -> APIRouter:
         """Look at an image of skin: first its morphology, then a diagnosis that follows from it."""
         with service.ticket("diagnose") as ticket:
             asked = _parse(await service.admit(request))
-            release, by_name = service.release_for(asked.model or service.config.name)
+            release, by_name = service.release_for(service.config.name if asked.model is None else asked.model)
             ticket.release = release
             image = await service.images.open(asked.image)
             diagnosing = Diagnosing(service, ticket, release, asked, image, cct=_wants_cct(asked, by_name))

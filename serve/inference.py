@@ -88,7 +88,7 @@ class Asker:
 
     async def ask(
         self,
-        image: Image.Image,
+        picture: Image.Image,
         show: Show,
         config: CCTConfig,
         *,
@@ -97,15 +97,15 @@ class Asker:
         seed: int,
         watcher: Watcher | None = None,
     ) -> Inference:
-        """The inference about an RGB `image`. Raises `EngineRefused`, and `Refused` where no replica can answer."""
+        """The inference about an RGB `picture`. Raises `EngineRefused`, and `Refused` where no replica can answer."""
         draws = {draw.seed: draw for draw in plan(config, modality, seed)}
         shown = _Shown(show)
         first = next(iter(draws))
 
         async def sample(
-            view: Image.Image, prompt: _Shown, *, temperature: float, seed: int, top_logprobs: int
+            image: Image.Image, prompt: _Shown, *, temperature: float, seed: int, top_logprobs: int
         ) -> Sample:
-            body = await prompt.body(view) | {"temperature": temperature, "seed": seed}
+            body = await prompt.body(image) | {"temperature": temperature, "seed": seed}
             if watcher is not None and seed == first:
                 completed = await self._watched(body, watcher)
             else:
@@ -117,7 +117,7 @@ class Asker:
             return completed
 
         how = infer if cct else greedy
-        return await how(sample, image, shown, config, self.question, modality=modality, seed=seed)
+        return await how(sample, picture, shown, config, self.question, modality=modality, seed=seed)
 
     async def _watched(self, body: Body, watcher: Watcher) -> Completed | Answer:
         async for part in self.policies.stream_rollout(self.release, body):

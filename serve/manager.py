@@ -164,7 +164,7 @@ class Manager:
             raise UserError(f"{folder.name} answers already; other weights need another name")
         try:
             checkpoint = await asyncio.to_thread(inspect, folder, self._serving)
-            release = await asyncio.to_thread(store.keep, self._store, checkpoint)
+            release = await asyncio.to_thread(self._keep, checkpoint)
             catalogue = before.take(release, self._config.canary_share)
             await self._load(release)
             if self._gate is not None:
@@ -175,6 +175,12 @@ class Manager:
         if self._config.promote == "automatic" and not before.on_hold:
             catalogue = catalogue.promote(release.label, self._config.keep_previous)
         await self._announce(catalogue)
+
+    def _keep(self, checkpoint: Checkpoint) -> Release:
+        try:
+            return store.keep(self._store, checkpoint)
+        except OSError as error:  # a run removes its oldest checkpoints
+            raise UserError(f"{checkpoint.label} can't be copied into {self._store}: {error}") from error
 
     async def _load(self, release: Release) -> None:
         """Have every replica load `release`. Raises `UserError` where one can't, or takes too long."""

@@ -231,6 +231,4 @@ def findings_of(morphology: Morphology | None) -> list[Finding]:
     if morphology.schema == "skincon":
         return [Finding(name=name, value="present", present=True) for name in sorted(morphology.features)]
     stated = {name: morphology.fields.get(name) for name in DERM7PT_FIELDS}
-    return [
-        Finding(name=name, value=value, present=value not in (None, "absent")) for name, value in stated.items()
-    ]
+    return [Finding(name=name, value=value, present=value not in (None, "absent")) for name, value in stated.items()]

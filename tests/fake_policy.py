@@ -98,7 +98,10 @@ class FakeReleases:
         path = Path(folder)
         if "broken" in path.name:
             raise UserError(f"{path} is damaged: adapter/adapter_model.safetensors is not what was written")
-        release = Release(label=path.name, version=int(path.name.rpartition("_")[2]), checksum=path.name)
+        step = path.name.rpartition("_")[2]
+        if not step.isdecimal():
+            raise UserError(f"there is no checkpoint at {path}")
+        release = Release(label=path.name, version=int(step), checksum=path.name)
         return self._now(self.catalogue.take(release))
 
     async def promote(self, label: str) -> Catalogue:

@@ -1,7 +1,9 @@
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from dermo_ray import checkpoints
 from dermo_ray.config.model import ModelSettings
@@ -109,6 +111,7 @@ def base(tmp_path: Path) -> ModelSettings:
     folder = tmp_path / "base"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
+    save_file({"layer.weight": np.zeros((4, 6), np.float32)}, folder / "model.safetensors")
     return ModelSettings(path=folder)
 
 
@@ -117,11 +120,13 @@ def serving(base: ModelSettings) -> Checkpoint:
     return Checkpoint("step_000020", 20, base, Path("/nowhere"), 8)
 
 
-def written(folder: Path, base: Path, rank: int = 8, step: int = 40) -> Path:
+def written(folder: Path, base: Path, rank: int = 8, step: int = 40, wide: int | None = None) -> Path:
     partial = checkpoints.begin(folder, step)
     (partial / "adapter").mkdir()
     (partial / "adapter" / "adapter_config.json").write_text(f'{{"r": {rank}, "base_model_name_or_path": "{base}"}}')
-    (partial / "adapter" / "adapter_model.safetensors").write_text(f"weights {step}")
+    matrices = {"A": np.full((rank, 6), step, np.float32), "B": np.zeros((4, wide or rank), np.float32)}
+    weights = {f"base_model.model.layer.lora_{side}.weight": matrix for side, matrix in matrices.items()}
+    save_file(weights, partial / "adapter" / "adapter_model.safetensors")
     return checkpoints.commit(partial, {"step": step, "version": step})
 
 
@@ -136,12 +141,19 @@ def test_a_checkpoint_that_cannot_take_over_is_refused_with_its_reason(tmp_path:
     (damaged / "adapter" / "adapter_model.safetensors").write_text("cut off")
     partial = written(tmp_path / "partial", base)
     (partial / "MANIFEST.json").unlink()
+    garbled = written(tmp_path / "garbled", base)
+    (garbled / "MANIFEST.json").write_text('{"files": {"adapter/ada')
+    empty = written(tmp_path / "empty", base)
+    (empty / "MANIFEST.json").write_text("{}")
     cases = {
+        garbled: "is damaged: .*JSONDecodeError",
+        empty: "is damaged: 'files' .KeyError",
         damaged: "is damaged: adapter/adapter_model.safetensors is not what was written",
         partial: "no complete checkpoint",
         written(tmp_path / "wide", base, rank=64): "rank 64; the engines take up to 8",
         written(tmp_path / "foreign", tmp_path / "other"): "belongs to the base model",
         tmp_path / "nothing": "no checkpoint at",
+        written(tmp_path / "misshapen", base, wide=3): r"lora_B.weight has the shape \[4, 3\], not \[4, 8\]",
     }
     for folder, reason in cases.items():
         with pytest.raises(UserError, match=reason):

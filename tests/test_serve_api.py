@@ -162,7 +162,7 @@ def test_what_the_engine_refuses_is_the_answer(policies: FakePolicies, api: Fast
 def test_chat_passes_the_body_on_as_it_is_and_the_answer_back(policies: FakePolicies, api: FastAPI):
     answer = chat(api, temperature=0.3, logit_bias={"5": 1})
     assert answer.json()["choices"][0]["message"]["content"] == completion("Melanoma")
-    (_, body), = policies.asked
+    ((_, body),) = policies.asked
     assert (body["temperature"], body["logit_bias"]) == (0.3, {"5": 1})
 
 
