@@ -81,7 +81,7 @@ def application(config: ServeConfig, checkpoint: Checkpoint) -> Application:
 
 
 def build(args: dict[str, Any]) -> Application:
-    """The application for `serve run serve.app:build config=FILE [key.sub=value ...]`, and for `args` in `serve deploy`.
+    """The application of `serve run serve.app:build config=FILE [key.sub=value ...]`, and of `args` in `serve deploy`.
 
     All but `config` are settings of `ServeConfig`, as overrides or, in YAML, nested. Where Ray Serve listens is its own
     affair (`http_options`); `host` still decides whether keys are asked for.

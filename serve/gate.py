@@ -28,6 +28,8 @@ Ask = Callable[[Release, dict[str, Any]], Awaitable[Answer]]
 _AT_ONCE = 16
 """Prompts under way together: a gate must leave room for those who wait for an answer."""
 _SEED = 0
+_ROUNDING = 1e-9
+"""Of a difference of two shares."""
 
 
 @dataclass
@@ -63,7 +65,7 @@ class Gate:
             raise UserError(
                 f"{candidate.label} did not pass the gate within {self.settings.timeout:g} s (live.gate.timeout)"
             ) from None
-        if after < before - self.settings.tolerance:
+        if before - after > self.settings.tolerance + _ROUNDING:
             raise UserError(
                 f"{candidate.label} did not pass the gate: accuracy {after:.3f}, {current.label} has {before:.3f} "
                 f"(live.gate.tolerance {self.settings.tolerance:g}, {len(self.prompts)} prompts)"
