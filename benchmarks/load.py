@@ -105,11 +105,15 @@ def dermo_ray_server(run: Path, log: Path, overrides: Sequence[str] = ()) -> Ite
 
 @contextmanager
 def vllm_server(run: Path, log: Path) -> Iterator[Server]:
-    """`vllm serve` with the same engine: the same adapter, limits, environment and code for adapters on a CPU."""
+    """What `vllm serve` starts, with the same engine: adapter, limits, environment and code for adapters on a CPU.
+
+    By its module, since the command looks for a package of another name than that of vLLM's CPU build.
+    """
     port = free_port()
     model, adapter = run.parent / "model", run / "checkpoints/latest/adapter"
     command = [
-        str(Path(sys.executable).with_name("vllm")), "serve", str(model), "--port", str(port), "--host", "127.0.0.1",
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model),
+        "--host", "127.0.0.1", "--port", str(port),
         "--enable-lora", "--max-lora-rank", str(RANK), "--max-loras", "4", "--lora-modules", f"{NAME}={adapter}",
         "--dtype", "float32", "--max-model-len", str(MAX_MODEL_LEN), "--max-num-seqs", str(MAX_NUM_SEQS),
         "--max-num-batched-tokens", "8192", "--no-enable-chunked-prefill", "--generation-config", "vllm",

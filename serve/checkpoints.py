@@ -72,7 +72,13 @@ def inspect(folder: Path, serving: Checkpoint) -> Checkpoint:
     """
     try:
         return _inspect(folder, serving)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:  # of files that are cut off, or say something else
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        SafetensorError,
+    ) as error:  # of files that are cut off, or say something else
         raise UserError(f"{folder} is damaged: {' '.join(str(error).split())} ({type(error).__name__})") from error
 
 
