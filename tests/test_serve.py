@@ -351,7 +351,7 @@ def test_a_new_checkpoint_takes_over_under_load_and_a_bad_one_does_not(
         shutil.copytree(run / "checkpoints" / "step_000008", damaged)
         (damaged / "adapter" / "adapter_model.safetensors").write_bytes(b"cut off")
         refused = wait_for(lambda: act("list"), lambda listing: "step_000009" in listing["refused"])
-        with pytest.raises(UserError, match="fits no engine: .* has the shape"):
+        with pytest.raises(UserError, match=r"fits no engine: .* has the shape"):
             act("push", folder=commit(run.parent / "elsewhere", 10, cut(tiny_adapter)))
     finally:
         stop.set()
