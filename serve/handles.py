@@ -20,6 +20,7 @@ Result = TypeVar("Result")
 
 _ATTEMPTS = 3
 _RETRY_AFTER = "1"
+_READY_TIMEOUT = 5.0
 
 
 class ReplicaPolicies:
@@ -38,8 +39,14 @@ class ReplicaPolicies:
         return await _answered(lambda: self._handle.rollout.remote(release, body, top_logprobs))
 
     async def ready(self) -> None:
-        """Raise `Refused` unless a replica's engine is well."""
-        await _answered(lambda: self._handle.check_health.remote())
+        """Raise `Refused` unless a replica's engine is well; not in line with requests, so that load is no illness."""
+        try:
+            asked = self._handle.broadcast("check_health")
+            found = await asked.results_async(timeout_s=_READY_TIMEOUT, return_exceptions=True)
+        except (DeploymentUnavailableError, TimeoutError):
+            raise _busy() from None
+        if all(isinstance(result, BaseException) for result in found):
+            raise _lost()
 
     async def stream(self, release: Release, body: dict[str, Any]) -> AsyncIterator[str | Usage | Answer]:
         """See `Policies`."""
