@@ -126,29 +126,37 @@ class Engine:
             await self.llm.collective_rpc("replace_weights", args=(str(weights.path),))
             await self._go_on(weights.version)
             return found
-        found = await self._add(weights)
+        await self.keep(weights)
         self._newest = weights.version
         await self._unload_unused()
-        return found
+        return weights.checksum
 
     async def keep(self, adapter: Published) -> None:
         """Have `adapter` loaded for a request that begins at once, whether or not it is the newest."""
         if adapter.version not in self._adapters:
-            await self._add(adapter)
+            request = await self.add(f"policy-v{adapter.version:06d}", adapter.version + 1, adapter)
+            self._adapters[adapter.version] = request
 
-    async def _add(self, adapter: Published) -> str:
-        request = LoRARequest(f"policy-v{adapter.version:06d}", adapter.version + 1, str(adapter.path))
+    async def add(self, name: str, number: int, adapter: Published) -> LoRARequest:
+        """Load an adapter beside others and return how vLLM knows it; whoever adds it removes it, by `remove`.
+
+        `name` and `number` (at least 1) must be new to this engine. Raises `RuntimeError` as `load` does.
+        """
+        request = LoRARequest(name, number, str(adapter.path))
         # side by side: no request can use the adapter before both are done
-        found, _ = await asyncio.gather(asyncio.to_thread(_verified, adapter), self.llm.add_lora(request))
+        await asyncio.gather(asyncio.to_thread(_verified, adapter), self.llm.add_lora(request))
         lora = self.llm.vllm_config.lora_config
         if adapts_vision(adapter.path) and not (lora and lora.enable_tower_connector_lora):
             raise RuntimeError(
                 f"{adapter.path} changes the vision tower: engines need engine.vision_adapters=true for it"
             )
-        if request.lora_int_id not in await self.llm.list_loras():
+        if number not in await self.llm.list_loras():
             raise RuntimeError(f"the engine did not take policy version {adapter.version} from {adapter.path}")
-        self._adapters[adapter.version] = request
-        return found
+        return request
+
+    async def remove(self, request: LoRARequest) -> None:
+        """Unload what `add` loaded; no request may be using it."""
+        await self.llm.remove_lora(request.lora_int_id)
 
     async def join_transfer(self, init_info: dict[str, Any]) -> None:
         """Meet the learners in the group that weights are sent over, after leaving an earlier one."""

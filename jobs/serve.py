@@ -1,7 +1,8 @@
-"""Serves a checkpoint of a training run over HTTP, as OpenAI's clients expect it: `run=runs/demo/mavic`.
+"""Serves the checkpoints of a training run over HTTP, as OpenAI's clients expect it: `run=runs/demo/mavic`.
 
 Prints the address once the service answers, and runs until it is interrupted or told to end; requests under way are
 then finished first. Images go in as data URIs. Every answer says in `system_fingerprint` which policy version wrote it.
+A newer checkpoint takes over while the service runs; `jobs.release` promotes, rolls back and pins by hand.
 """
 
 import signal
@@ -54,14 +55,15 @@ def serving(config: ServeConfig) -> Iterator[str]:
     _check_processor(checkpoint.model.path)
     with ray_session():
         require({"pool": config.pool})
+        app = application(config, checkpoint)
         if serve.status().proxies:
             raise UserError("this Ray cluster already runs Ray Serve: stop it with `serve shutdown`, or use another")
         serve.start(ProxyLocation.HeadOnly, HTTPOptions(host=config.host, port=config.port), logging_config=_LOGGING)
         try:
-            target = serve.RunTarget(application(config, checkpoint), _APPLICATION, logging_config=_LOGGING)
+            target = serve.RunTarget(app, _APPLICATION, logging_config=_LOGGING)
             serve.run_many([target], wait_for_applications_running=False)
             url = f"http://{config.host}:{config.port}"
-            _wait_until_healthy(url, config.engine.start_timeout)
+            _wait_until_ready(url, config.engine.start_timeout)
             yield url
         finally:
             _drain(config.drain_timeout)
@@ -89,7 +91,7 @@ def _check_processor(model: Path) -> None:
     load_processor(model)
 
 
-def _wait_until_healthy(url: str, timeout: float) -> None:
+def _wait_until_ready(url: str, timeout: float) -> None:
     deadline = time.monotonic() + timeout
     while True:
         deployed = serve.status().applications[_APPLICATION]
@@ -97,7 +99,7 @@ def _wait_until_healthy(url: str, timeout: float) -> None:
             raise RuntimeError(f"the replicas failed to start: {deployed.message}")
         if deployed.status == ApplicationStatus.RUNNING:
             with suppress(httpx.TransportError):  # the proxy hears of the replicas a little later
-                if httpx.get(f"{url}/healthz", timeout=5).is_success:
+                if httpx.get(f"{url}/readyz", timeout=5).is_success:
                     return
         if time.monotonic() > deadline:
             raise RuntimeError(

@@ -1,62 +1,63 @@
-"""The Ray Serve application: replicas that each hold one engine and answer over HTTP."""
+r"""The Ray Serve application: an ingress, the manager of releases, and policy replicas that each hold one engine.
 
-from fastapi import FastAPI
+HTTP -> ingress (keys, limits, CCT, page, metrics) -> policy replicas (vLLM)
+\-> manager (finds checkpoints, loads them everywhere, promotes)
+"""
+
+import json
+import uuid
+from pathlib import Path
+from typing import Any
+
 from ray import serve
 from ray.serve import Application
 
-from actors.environment import threads, worker_environment
+from actors.environment import worker_environment
+from dermo_ray.config.base import load
 from dermo_ray.config.serve import ServeConfig
-from serve.checkpoints import Checkpoint
+from dermo_ray.taxonomy import Taxonomy
+from serve.checkpoints import Checkpoint, resolve
+from serve.gate import Gate
+from serve.ingress import Ingress
+from serve.manager import Manager
+from serve.replica import Policy
+from serve.safety.keys import Keys
 
 _DRAIN_CHECK = 0.2
 """Seconds between two looks at whether a replica that is to stop still has requests."""
-
-
-@serve.ingress()
-class Policy:
-    """One replica: an engine with a checkpoint's weights, and the API over it."""
-
-    async def __init__(self, config: ServeConfig, checkpoint: Checkpoint) -> None:  # type: ignore[misc]  # Ray Serve awaits it
-        # vLLM is loaded here alone: a process that only deploys the application needs no engine
-        from actors.adapters import Adapter
-        from actors.engine import Engine
-        from serve.chat import PolicyChat
-
-        self._engine = Engine.start(
-            checkpoint.model,
-            config.engine,
-            checkpoint.lora_rank,
-            on_gpu=config.pool.on_gpu,
-            threads=threads(config.pool),
-        )
-        if checkpoint.adapter is not None:
-            await self._engine.load(Adapter.at(checkpoint.adapter, checkpoint.version))
-        self._chat = PolicyChat(self._engine, config.name, checkpoint)
-
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        """Ray Serve asks for the routes once the replica is built."""
-        from serve.api import build_api
-
-        return build_api(self._chat)
-
-    async def check_health(self) -> None:
-        """Ray Serve replaces the replica where this raises."""
-        await self._engine.check_health()
-
-    def __del__(self) -> None:
-        """Ray Serve calls it when the replica has drained."""
-        if hasattr(self, "_engine"):
-            self._engine.close()
+_HEALTH_CHECK = 2.0
+"""Seconds between two looks at whether a replica is well."""
+_LIGHT = {"num_cpus": 0}
+"""What ingress and manager reserve: they wait for others most of the time."""
 
 
 def application(config: ServeConfig, checkpoint: Checkpoint) -> Application:
-    """The application that serves `checkpoint` as `config` says, ready for `serve.run`."""
+    """The application that begins with `checkpoint` and goes on as `config` says, ready for `serve.run`.
+
+    Raises `UserError` where the gate has no prompts, and for keys or a taxonomy that can't be read.
+    """
     pool = config.pool
-    deployment = serve.deployment(
+    Keys.load(config.safety.keys_file)  # read again where they are used; here a mistake shows before anything starts
+    Taxonomy.load(config.taxonomy)
+    gate = None if config.live.gate is None else Gate.open(config.live.gate, config.taxonomy)
+    manager = serve.deployment(
+        name="manager", num_replicas=1, max_ongoing_requests=1000, ray_actor_options=_LIGHT,
+        health_check_period_s=_HEALTH_CHECK,
+    )(Manager).bind(config, checkpoint, gate, uuid.uuid4().hex)  # fmt: skip
+    policy = serve.deployment(
         name="policy",
         max_constructor_retry_count=1,  # an engine that doesn't start once won't the next time
-        num_replicas=pool.workers,
+        num_replicas=pool.workers if pool.max_workers is None else None,
+        autoscaling_config=None
+        if pool.max_workers is None
+        else {
+            "min_replicas": pool.workers,
+            "max_replicas": pool.max_workers,
+            "target_ongoing_requests": pool.target_ongoing_requests,
+        },
         max_ongoing_requests=config.engine.max_num_seqs,
+        max_queued_requests=config.max_queued,
+        health_check_period_s=_HEALTH_CHECK,
         graceful_shutdown_timeout_s=config.drain_timeout,
         graceful_shutdown_wait_loop_s=_DRAIN_CHECK,
         ray_actor_options={
@@ -65,5 +66,28 @@ def application(config: ServeConfig, checkpoint: Checkpoint) -> Application:
             "accelerator_type": pool.accelerator_type,
             "runtime_env": {"env_vars": worker_environment(pool)},
         },
-    )(Policy)
-    return deployment.bind(config, checkpoint)
+    )(Policy).bind(config, checkpoint, manager)
+    most = 2 * (config.max_queued + config.engine.max_num_seqs * (pool.max_workers or pool.workers))
+    ingress = serve.deployment(
+        name="ingress",
+        num_replicas=config.ingresses,
+        max_ongoing_requests=most,
+        health_check_period_s=_HEALTH_CHECK,
+        graceful_shutdown_timeout_s=config.drain_timeout,
+        graceful_shutdown_wait_loop_s=_DRAIN_CHECK,
+        ray_actor_options=_LIGHT,
+    )(Ingress)
+    return ingress.bind(config, policy, manager)
+
+
+def build(args: dict[str, Any]) -> Application:
+    """The application of `serve run serve.app:build config=FILE [key.sub=value ...]`, and of `args` in `serve deploy`.
+
+    All but `config` are settings of `ServeConfig`, as overrides or, in YAML, nested. Where Ray Serve listens is its own
+    affair (`http_options`); `host` still decides whether keys are asked for.
+    """
+    settings = dict(args)
+    file = settings.pop("config", None)
+    overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+    config = load(ServeConfig, None if file is None else Path(file), overrides)
+    return application(config, resolve(config.run, config.checkpoint))

@@ -1,21 +1,29 @@
-"""Which weights a run directory offers for serving.
+"""Which weights a run directory, or a folder of checkpoints, offers for serving.
 
 Invariant: a `Checkpoint` was checked against its manifest, and its base model is there.
 """
 
+import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import SafetensorError, safe_open
 
+from actors.adapters import WEIGHTS
 from dermo_ray.checkpoints import read_state, verify
 from dermo_ray.config.model import ModelSettings
+from dermo_ray.config.serve import NAME_PATTERN
 from dermo_ray.errors import UserError
 from dermo_ray.run_directory import CHECKPOINTS, CONFIG
 
 ADAPTER = "adapter"
 FULL_WEIGHTS = "model"
+_ADAPTER_CONFIG = "adapter_config.json"
+_MATRIX = re.compile(r"base_model\.model\.(?P<layer>.+)\.lora_(?P<side>[AB])\.weight")
+"""How peft names a matrix of an adapter."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,73 @@ def resolve(run: Path, name: str = "latest") -> Checkpoint:
     if not (model.path / "config.json").is_file():
         raise UserError(f"the base model of {run} is not at {model.path}: put it back, or correct {run / CONFIG}")
     return Checkpoint(folder.name, read_state(folder)["version"], model, adapter, rank)
+
+
+def inspect(folder: Path, serving: Checkpoint) -> Checkpoint:
+    """The checkpoint in `folder`, as one that can take the place of `serving` in a running engine.
+
+    Raises `UserError` where it is incomplete or damaged, holds no adapter, or one of another base model or of a rank
+    that the engine was not started for.
+    """
+    try:
+        return _inspect(folder, serving)
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        SafetensorError,
+    ) as error:  # of files that are cut off, or say something else
+        raise UserError(f"{folder} is damaged: {' '.join(str(error).split())} ({type(error).__name__})") from error
+
+
+def _inspect(folder: Path, serving: Checkpoint) -> Checkpoint:
+    if not re.fullmatch(NAME_PATTERN, folder.name):
+        raise UserError(f"a checkpoint can't be called {folder.name!r}: letters, digits, dots, dashes and underscores")
+    if not folder.is_dir():
+        raise UserError(f"there is no checkpoint at {folder}")
+    verify(folder)
+    if not (folder / ADAPTER).is_dir():
+        raise UserError(f"{folder} has no {ADAPTER}/: only adapters are exchanged while the service runs")
+    if serving.lora_rank is None:
+        raise UserError("the service was started with full weights, which take no adapter: start it with an adapter")
+    described = _adapter_settings(folder / ADAPTER)
+    if described["r"] > serving.lora_rank:
+        raise UserError(f"{folder} has rank {described['r']}; the engines take up to {serving.lora_rank}")
+    base = Path(described["base_model_name_or_path"])
+    if base.resolve() != serving.model.path.resolve():
+        raise UserError(f"{folder} belongs to the base model {base}; served here is {serving.model.path}")
+    _check_shapes(folder / ADAPTER, described["r"], serving.model.path)
+    version = read_state(folder)["version"]
+    return Checkpoint(folder.name, version, serving.model, folder / ADAPTER, serving.lora_rank)
+
+
+def _adapter_settings(adapter: Path) -> dict[str, Any]:
+    path = adapter / _ADAPTER_CONFIG
+    if not path.is_file():
+        raise UserError(f"{adapter} is no adapter: {_ADAPTER_CONFIG} is missing")
+    settings: dict[str, Any] = json.loads(path.read_text())
+    return settings
+
+
+def _check_shapes(adapter: Path, rank: int, base: Path) -> None:
+    """Raise `UserError` for matrices that don't fit their rank or their layer; vLLM takes them as they are."""
+    layers = {name: shape for file in base.glob("*.safetensors") for name, shape in _shapes(file).items()}
+    for name, shape in _shapes(adapter / WEIGHTS).items():
+        found = _MATRIX.fullmatch(name)
+        if found is None:
+            continue
+        weight = layers.get(f"{found['layer']}.weight")
+        outputs, inputs = weight if weight is not None else (shape[0], shape[1])
+        expected = [rank, inputs] if found["side"] == "A" else [outputs, rank]
+        if shape != expected:
+            raise UserError(f"{adapter} fits no engine: {name} has the shape {shape}, not {expected}")
+
+
+def _shapes(file: Path) -> dict[str, list[int]]:
+    """The shape of each tensor in a safetensors file, by its header alone."""
+    with safe_open(file, framework="numpy") as tensors:
+        return {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118  # no mapping
 
 
 def _run_settings(run: Path) -> dict[str, Any]:

@@ -6,11 +6,14 @@ Each stage is a fixture that the next one builds on; the tests look at what the 
 import base64
 import json
 import socket
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
 from openai import OpenAI
@@ -159,8 +162,7 @@ def evaluation(on_policy: Run, data: Path) -> Evaluation:
 def served(evaluation: Evaluation, on_policy: Run, data: Path) -> tuple[RLPrompt, ChatCompletion]:
     """What the served checkpoint answers to the first of the prompts that were evaluated."""
     prompt = held_out(data)[0]
-    image = data / prompt.image
-    url = f"data:image/{image.suffix[1:]};base64,{base64.b64encode(image.read_bytes()).decode()}"
+    url = image_url(data, prompt)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     config = ServeConfig.model_validate({"run": on_policy.folder, "port": port, "engine": ENGINE})
@@ -180,6 +182,11 @@ def served(evaluation: Evaluation, on_policy: Run, data: Path) -> tuple[RLPrompt
             max_tokens=MAX_TOKENS,
         )
     return prompt, answer
+
+
+def image_url(data: Path, prompt: RLPrompt) -> str:
+    image = data / prompt.image
+    return f"data:image/{image.suffix[1:]};base64,{base64.b64encode(image.read_bytes()).decode()}"
 
 
 def held_out(data: Path) -> list[RLPrompt]:
@@ -304,3 +311,37 @@ def test_the_served_answer_is_the_policys_and_carries_its_version(
     prompt, answer = served
     assert answer.system_fingerprint == f"dermo@{checkpoints.step_name(UPDATES)}/v{UPDATES}"
     assert answer.choices[0].message.content == greedy(on_policy, "mavic")[prompt.id]
+
+
+@pytest.mark.slow
+def test_a_service_takes_over_the_checkpoints_of_a_run_that_trains_in_the_same_cluster(
+    data: Path, tuned: Path, tmp_path: Path
+) -> None:
+    run, last = tmp_path / "run", 4
+    mavic.run(mavic_settings(run, data, tuned, learner_ranks=1, steps=1))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    config = ServeConfig.model_validate(
+        {"run": run, "port": port, "engine": ENGINE, "prompts": "brief", "max_tokens": MAX_TOKENS}
+    )
+    url = image_url(data, held_out(data)[0])
+    answers = []
+    with serving(config) as address:
+        more = mavic_settings(run, data, tuned, learner_ranks=1, steps=last)
+        with ThreadPoolExecutor(1) as pool:
+            training = pool.submit(mavic.run, more)
+            deadline = time.monotonic() + 300
+            while not answers or answers[-1]["version"] < last:
+                assert time.monotonic() < deadline, answers[-1:]
+                if training.done():
+                    training.result()
+                asked = {"image": url, "modality": "dermoscopic", "model": "dermo"}
+                answer = httpx.post(f"{address}/v1/diagnose", json=asked, timeout=120)
+                assert answer.status_code == 200, answer.text
+                answers.append(answer.json())
+    versions = [answer["version"] for answer in answers]
+    assert versions == sorted(versions)
+    assert (versions[0], versions[-1]) == (1, last)
+    assert {answer["system_fingerprint"] for answer in answers} == {
+        f"dermo@{checkpoints.step_name(version)}/v{version}" for version in versions
+    }

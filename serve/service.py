@@ -1,0 +1,166 @@
+"""What the routes share: who may ask, which release answers, and what is counted about it."""
+
+import time
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Any, Protocol
+
+from fastapi import Request
+
+from dermo_ray.cct import diagnosis
+from dermo_ray.config.serve import ServeConfig
+from dermo_ray.taxonomy import Taxonomy
+from serve.catalogue import Catalogue, Release
+from serve.comparison import Comparison
+from serve.messages import Policies, Usage
+from serve.metrics import Metrics
+from serve.naming import Names
+from serve.safety.body import read_json
+from serve.safety.errors import Refused
+from serve.safety.images import Images
+from serve.safety.keys import Caller, Keys
+from serve.safety.log import log_request
+from serve.safety.rate import RateLimit
+
+_CLIENT_LEFT = 499
+"""What web servers write where a client did not wait for its answer."""
+
+
+class Releases(Protocol):
+    """The manager as the ingress sees it; all raise `UserError` for what can't be done."""
+
+    async def push(self, folder: str) -> Catalogue:
+        """Take the checkpoint in `folder`."""
+        ...
+
+    async def promote(self, label: str) -> Catalogue:
+        """Let `label` answer to the bare name."""
+        ...
+
+    async def roll_back(self) -> Catalogue:
+        """Let the release before answer again."""
+        ...
+
+    async def pin(self, label: str) -> Catalogue:
+        """Keep `label` loaded."""
+        ...
+
+    async def unpin(self, label: str) -> Catalogue:
+        """Let `label` go with the others."""
+        ...
+
+    async def canary(self, label: str, share: float) -> Catalogue:
+        """Let `label` answer a share of the requests."""
+        ...
+
+
+class Service:
+    """One ingress process, apart from its routes. Raises `UserError` for keys or a taxonomy that can't be read."""
+
+    def __init__(self, config: ServeConfig, catalogue: Catalogue, policies: Policies, releases: Releases) -> None:
+        self.config = config
+        self.policies = policies
+        self.releases = releases
+        self.names = Names(config.name)
+        self.keys = Keys.load(config.safety.keys_file)
+        self.rate = RateLimit(config.safety)
+        self.images = Images(config.safety)
+        self.taxonomy = Taxonomy.load(config.taxonomy)
+        self.question = diagnosis(self.taxonomy)
+        self.metrics = Metrics()
+        self.comparison = Comparison()
+        self.catalogue = catalogue
+        self.metrics.follow(catalogue)
+
+    def follow(self, catalogue: Catalogue) -> None:
+        """Let requests that begin from now on go by `catalogue`."""
+        self.catalogue = catalogue
+        self.metrics.follow(catalogue)
+        self.comparison.forget_all_but(catalogue.releases)
+
+    async def admit(self, request: Request) -> dict[str, Any]:
+        """The body of a request that may be answered. Raises `Refused` for one that may not."""
+        caller = self.keys.caller(request.headers.get("authorization"))
+        self.rate.admit(caller.name)
+        body = await read_json(request, self.config.safety)
+        log_request(self.config.safety, caller.name, request.url.path, body)
+        return body
+
+    def identify(self, request: Request) -> Caller:
+        """Who sends a request without a body. Raises `Refused` (401)."""
+        return self.keys.caller(request.headers.get("authorization"))
+
+    def release_for(self, model: Any) -> tuple[Release, bool]:
+        """The release for a request to `model`, and whether its name asks for CCT. Raises `Refused` (404, 400)."""
+        if not isinstance(model, str):
+            raise Refused(400, "`model` must name one of /v1/models.", code="invalid_value", param="model")
+        found = self.names.find(model, self.catalogue)
+        if found is None:
+            names = ", ".join(name for name, _ in self.names.all(self.catalogue))
+            message = f"The model `{model[:100]}` does not exist. Served here: {names}."
+            raise Refused(404, message, code="model_not_found", param="model")
+        return found
+
+    def ticket(self, route: str) -> "Ticket":
+        """A ticket for a request to `route`."""
+        return Ticket(self, route)
+
+
+class Ticket:
+    """A request from its beginning to its end, for the metrics: the body of a `with`, or a stream that outlives it."""
+
+    def __init__(self, service: Service, route: str) -> None:
+        self._service = service
+        self._route = route
+        self._begun = time.monotonic()
+        self._streams = False
+        self.release: Release | None = None
+        self.status = 200
+        self.usage = Usage()
+
+    def __enter__(self) -> "Ticket":
+        self._service.metrics.begun(self._route)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.status = _status_of(error)
+        if error is not None or not self._streams:
+            self._end()
+
+    @property
+    def seconds(self) -> float:
+        """Since the request began."""
+        return time.monotonic() - self._begun
+
+    def over(self, events: AsyncIterator[str]) -> AsyncIterator[str]:
+        """`events`, at whose end the request ends; to be called before the `with` is left."""
+        self._streams = True
+        return self._until_the_end(events)
+
+    async def _until_the_end(self, events: AsyncIterator[str]) -> AsyncIterator[str]:
+        try:
+            async for event in events:
+                yield event
+        except BaseException as error:
+            self.status = _status_of(error)
+            raise
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        catalogue, release = self._service.catalogue, self.release
+        state = "none" if release is None else "gone"
+        if release is not None and release.label in catalogue.releases:
+            state = catalogue.state(release.label)
+        self._service.metrics.ended(self._route, self.status, self.seconds, state, self.usage)
+        if release is not None:
+            self._service.comparison.answered(release.label, self.status, self.seconds, self.usage)
+
+
+def _status_of(error: BaseException) -> int:
+    if isinstance(error, Refused):
+        return error.status
+    return 500 if isinstance(error, Exception) else _CLIENT_LEFT
