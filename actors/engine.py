@@ -24,6 +24,7 @@ from actors.messages import Sampled, Sampling
 from dermo_ray.config.model import ModelSettings
 from dermo_ray.config.pools import EngineSettings
 from dermo_ray.models.chat import banned_token_ids, end_of_turn_id, load_processor, prompt_text
+from dermo_ray.records import Turn
 
 _BAN = -100.0
 """The largest penalty vLLM takes; at any temperature the token's probability is 0 in float32."""
@@ -119,13 +120,19 @@ class Engine:
         await self.llm.check_health()
 
     async def generate(
-        self, prompt: str, images: Sequence[Image.Image], sampling: Sampling, version: int | None = None
+        self,
+        prompt: str | Sequence[Turn],
+        images: Sequence[Image.Image],
+        sampling: Sampling,
+        version: int | None = None,
     ) -> tuple[list[int], list[Sampled]]:
-        """Answer one human turn (`<image>` stands for each image) with the policy of `version`, or the base model.
+        """Answer a human turn, or a conversation that ends with one, with the policy of `version`, or the base model.
 
-        Returns the prompt's token ids, image placeholders expanded, and `sampling.n` completions.
+        `<image>` stands for each image. Returns the prompt's token ids, image placeholders expanded, and `sampling.n`
+        completions.
         """
-        text = prompt_text(self.processor, [{"from": "human", "value": prompt}])
+        turns = [Turn(from_="human", value=prompt)] if isinstance(prompt, str) else prompt
+        text = prompt_text(self.processor, [turn.model_dump(by_alias=True) for turn in turns])
         tokens = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
         request = TokensPrompt(prompt_token_ids=tokens, multi_modal_data={"image": list(images)})
         with _Using(self._in_use, version):
@@ -165,7 +172,7 @@ class Engine:
             min_tokens=0,
             seed=sampling.seed,
             stop_token_ids=[self._end_of_turn],
-            logprobs=0,
+            logprobs=sampling.top_logprobs,
             flat_logprobs=True,
             logit_bias=self.penalties,
             structured_outputs=StructuredOutputsParams(json=schema) if schema is not None else None,
@@ -175,11 +182,10 @@ class Engine:
 
     def _sampled(self, output: CompletionOutput) -> Sampled:
         token_ids = list(output.token_ids)
-        # flat log-probabilities hold the sampled token's alone, position by position
-        logprobs = list(output.logprobs.logprobs) if isinstance(output.logprobs, FlatLogprobs) else []
+        logprobs, top_logprobs = _logprobs(output.logprobs)
         written = token_ids[:-1] if token_ids and token_ids[-1] == self._end_of_turn else token_ids
         text = self.processor.tokenizer.decode(written, skip_special_tokens=False)
-        return Sampled(token_ids, logprobs, text, str(output.finish_reason))
+        return Sampled(token_ids, logprobs, text, str(output.finish_reason), top_logprobs)
 
 
 class _Using:
@@ -195,6 +201,20 @@ class _Using:
     def __exit__(self, *exception: object) -> None:
         if self.version is not None:
             self.users[self.version] -= 1
+
+
+def _logprobs(found: object) -> tuple[list[float], list[dict[int, float]]]:
+    """The log-probability of each sampled token, and the likeliest tokens at its place where any were asked for."""
+    if not isinstance(found, FlatLogprobs):
+        return [], []
+    # one list for all places; at each the sampled token comes first, whatever its rank
+    sampled = [found.logprobs[start] for start in found.start_indices]
+    if len(found.logprobs) == len(sampled):
+        return sampled, []
+    places = zip(found.start_indices, found.end_indices, strict=True)
+    return sampled, [
+        dict(zip(found.token_ids[start:end], found.logprobs[start:end], strict=True)) for start, end in places
+    ]
 
 
 def _prepare_cpu(threads: int) -> None:

@@ -4,7 +4,7 @@ These classes import neither an engine nor a trainer, so that each pool loads on
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dermo_ray.records import RLPrompt
 from rewards import Reward
@@ -20,6 +20,8 @@ class Sampling:
     seed: int | None = None
     json_schema: str | None = None
     """What the completions must fit; None leaves them free."""
+    top_logprobs: int = 0
+    """How many of the likeliest tokens to report at each place, 20 at most."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Sampled:
     text: str
     finish_reason: str
     """`stop` where the policy ended its turn, `length` where it was cut."""
+    top_logprobs: list[dict[int, float]] = field(default_factory=list)
+    """For each of `token_ids` the likeliest tokens and the one that was sampled; empty where none were asked for."""
 
     @property
     def truncated(self) -> bool:
