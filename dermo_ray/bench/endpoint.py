@@ -85,7 +85,7 @@ def as_sample(completion: ChatCompletion) -> Sample:
     left out, and the rollout has confidence 1.
     """
     choice, usage = completion.choices[0], completion.usage
-    text = choice.message.content or ""
+    text = (choice.message.content or "").encode(errors="replace").decode()  # half a surrogate pair can't be kept
     reported = choice.logprobs.content if choice.logprobs is not None and choice.logprobs.content else []
     # a token may be a part of a character: its bytes say which
     spelt = [bytes(token.bytes) if token.bytes is not None else token.token.encode() for token in reported]
