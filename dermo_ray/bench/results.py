@@ -1,14 +1,12 @@
-"""What `bench.json` holds, and how it is made of responses.
+"""What `bench.json` holds, and how a task's part of it is made of responses.
 
 Invariant: everything here is a function of items, responses and judgements, so that figures can be made again from what
 is kept.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
-
-import numpy as np
 
 from dermo_ray.bench.breakdown import ClassScore, GroupScore, by_class
 from dermo_ray.bench.columns import Columns, columns
@@ -19,7 +17,6 @@ from dermo_ray.bench.measures import (
     Bootstrap,
     MethodDifference,
     MethodMeasures,
-    compare,
     differences,
     fairness_of,
     intervals,
@@ -29,20 +26,12 @@ from dermo_ray.bench.measures import (
 from dermo_ray.bench.paired import PairedComparison
 from dermo_ray.bench.published import PublishedTable
 from dermo_ray.bench.responses import Response
-from dermo_ray.bench.statistics import Interval, interval, resampled_means
+from dermo_ray.bench.statistics import Interval
 from dermo_ray.bench.stream import Adapted, adapted
-from dermo_ray.bench.tasks import TASKS, BenchItem, Items, TaskId, TaskResult, aggregate, score_all
+from dermo_ray.bench.tasks import TASKS, BenchItem, TaskId, TaskResult, aggregate, score_all
 from dermo_ray.config.bench import BenchSettings, Method
 from dermo_ray.records import Record
 from dermo_ray.taxonomy import Taxonomy
-
-MACRO: Mapping[str, tuple[TaskId, ...]] = {
-    "morphology choices (t1.3, t1.4)": ("t1.3", "t1.4"),
-    "in-distribution diagnosis (t2.1 to t2.3)": ("t2.1", "t2.2", "t2.3"),
-    "all tasks with options": ("t1.3", "t1.4", "t2.1", "t2.2", "t2.3", "t2.4", "t4"),
-}
-"""Averages over tasks that count alike."""
-
 
 class TaskReport(Record):
     """One policy on one task."""
@@ -84,7 +73,7 @@ class PolicyReport(Record):
     """What came of the questions: cached, asked, failed by reason, over_budget, tokens of this run."""
     tasks: dict[TaskId, TaskReport]
     macro: dict[str, Interval]
-    """Means of the greedy accuracy over tasks, each counting alike; over those of `MACRO` that were asked."""
+    """Means of the greedy accuracy over tasks, each counting alike; over those of `assemble.MACRO` that were asked."""
 
 
 class PolicyComparison(Record):
@@ -164,50 +153,3 @@ def task_report(
         report["confusion"] = confusion(greedy.truth, greedy.answers, taxonomy)
         report["classes"] = by_class(greedy.truth, greedy.answers, groups=greedy.groups, **bootstrap._asdict())
     return TaskReport(**report), answers
-
-
-def macro_averages(greedy: Mapping[TaskId, Columns], settings: BenchSettings) -> dict[str, Interval]:
-    """The averages of `MACRO` over the tasks that were asked, at least two; each task is resampled by itself."""
-    made = {}
-    for name, members in MACRO.items():
-        asked = [task for task in members if task in greedy]
-        if len(asked) < 2:
-            continue
-        means = [
-            resampled_means(
-                greedy[task].right.astype(float),
-                groups=greedy[task].groups,
-                resamples=settings.resamples,
-                # a seed for each: tasks drawn by the same numbers would rise and fall together
-                seed=[settings.items.seed, place],
-            )
-            for place, task in enumerate(asked)
-        ]
-        point = float(np.mean([greedy[task].right.mean() for task in asked]))
-        made[name] = interval(point, np.mean(means, axis=0))
-    return made
-
-
-def comparisons(
-    answers: Sequence[tuple[str, Mapping[TaskId, Mapping[Method, Columns]]]], settings: BenchSettings
-) -> list[PolicyComparison]:
-    """Every further policy against the first, by each method that both answered by."""
-    (first, old), *others = answers
-    bootstrap = Bootstrap(settings.resamples, settings.items.seed)
-    return [
-        PolicyComparison(before=first, after=name, method=method, tasks=tasks)
-        for name, new in others
-        for method in settings.methods
-        if (
-            tasks := {
-                task: compare(old[task][method], new[task][method], bootstrap)
-                for task in old
-                if method in old[task] and method in new.get(task, {})
-            }
-        )
-    ]
-
-
-def left_out(found: Mapping[TaskId, Items]) -> dict[TaskId, dict[str, int]]:
-    """Rows that gave no item, for the tasks that have some."""
-    return {task: items.left_out for task, items in found.items() if items.left_out}
