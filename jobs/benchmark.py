@@ -27,6 +27,7 @@ from dermo_ray.bench.tasks import BenchItem
 from dermo_ray.config.bench import BenchSettings, PolicySettings
 from dermo_ray.config.judge import JudgeSettings
 from dermo_ray.report.bench import write_bench_report
+from dermo_ray.report.cases import cases
 from dermo_ray.staging import staged_file
 from dermo_ray.taxonomy import Taxonomy
 from jobs.cluster import ray_session
@@ -71,7 +72,8 @@ def run(settings: BenchSettings, *, compat: bool = False) -> BenchReport:
     report = bench_report(found, answered, judgements, judging, settings, taxonomy, compat=compat)
     with staged_file(settings.out / RESULT) as aside:
         aside.write_text(report.model_dump_json(indent=2), encoding="utf-8")
-    page = write_bench_report(settings.out, report, found, responses, settings.examples)
+    examples = {name: cases(found, given, settings.examples, taxonomy) for name, given in responses.items()}
+    page = write_bench_report(settings.out, report, examples)
     _print(report)
     print(f"{settings.out / RESULT}\n{page}")
     return report

@@ -52,8 +52,8 @@ class TaskReport(Record):
     differences: list[MethodDifference] = []
     adapted: Adapted | None = None
     """CCT with its posteriors corrected over the stream of items, where `cct.adaptation` asks for it."""
-    by: dict[str, dict[str, GroupScore]] = {}
-    """Accuracy of greedy answers over groups of items."""
+    by: dict[Method, dict[str, dict[str, GroupScore]]] = {}
+    """Accuracy of each method over groups of items, such as skin tones."""
     classes: dict[str, ClassScore] = {}
     """Greedy recall and precision of each diagnosis."""
     fairness: dict[Method, Fairness] = {}
@@ -146,7 +146,7 @@ def task_report(
         report["intervals"] = intervals(report["greedy"], greedy, bootstrap)
         if compat:
             report["compat"] = aggregate(items, score_all(items, texts, compat=True), compat=True)
-    report["by"] = tables(greedy, bootstrap)
+    report["by"] = {method: tables(column, bootstrap) for method, column in answers.items()}
     if any(item.facts.skin_tone for item in items):
         report["fairness"] = {method: fairness_of(column, bootstrap) for method, column in answers.items()}
     if task.axis in ("diagnosis", "reasoning", "fairness") and task.scoring != "walk":
