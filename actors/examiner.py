@@ -40,6 +40,8 @@ class Examiner:
         self._model, self._lora_rank = model, lora_rank
         self._settings, self._compat = settings, compat
         self._engine: Engine | None = None
+        self._texts: dict[int, str] = {}
+        """What single tokens spell."""
         self._taxonomy = Taxonomy.load(settings.items.taxonomy)
 
     async def start(self, adapter: Adapter | None = None) -> None:
@@ -71,7 +73,7 @@ class Examiner:
         )
         images = [image, *prompt.further_images]
         prompt_ids, (completion,) = await self._engine.generate(prompt.turns, images, sampling, self._engine.version)
-        return as_sample(self._engine, prompt_ids, completion)
+        return as_sample(self._engine, prompt_ids, completion, self._texts)
 
     async def close(self) -> None:
         """Stop the engine's processes; the actor can be killed afterwards."""
@@ -79,12 +81,17 @@ class Examiner:
             self._engine.close()
 
 
-def as_sample(engine: Engine, prompt_ids: Sequence[int], completion: Sampled) -> Sample:
-    """A completion of an engine as CCT takes it: its tokens as text."""
+def as_sample(engine: Engine, prompt_ids: Sequence[int], completion: Sampled, texts: dict[int, str]) -> Sample:
+    """A completion of an engine as CCT takes it, its tokens as text; `texts` remembers what single tokens spell."""
     tokenizer = engine.processor.tokenizer
 
     def decode(ids: list[int]) -> str:
-        return str(tokenizer.decode(ids, skip_special_tokens=False))
+        if len(ids) > 1:
+            return str(tokenizer.decode(ids, skip_special_tokens=False))
+        (token,) = ids
+        if token not in texts:
+            texts[token] = str(tokenizer.decode(ids, skip_special_tokens=False))
+        return texts[token]
 
     return Sample(
         text=completion.text,

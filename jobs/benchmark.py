@@ -2,8 +2,9 @@
 
 import asyncio
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,9 +22,8 @@ from dermo_ray.bench.endpoint import endpoint_policy
 from dermo_ray.bench.judges import JudgeReport, estimate
 from dermo_ray.bench.judging import Judgements, OpenPair, judge_all, judge_offline, open_answers
 from dermo_ray.bench.load import load_items
-from dermo_ray.bench.responses import Response
 from dermo_ray.bench.results import BenchReport
-from dermo_ray.bench.tasks import BenchItem
+from dermo_ray.bench.tasks import BenchItem, Items, TaskId
 from dermo_ray.config.bench import BenchSettings, PolicySettings
 from dermo_ray.config.judge import JudgeSettings
 from dermo_ray.report.bench import write_bench_report
@@ -38,6 +38,14 @@ from serve.checkpoints import Checkpoint
 RESULT = "bench.json"
 
 
+@dataclass(frozen=True)
+class Asked:
+    """The items, and what every policy answered."""
+
+    items: dict[TaskId, Items]
+    answered: list[Answered]
+
+
 def run(settings: BenchSettings, *, compat: bool = False) -> BenchReport:
     """Ask every policy what the cache lacks, judge, and write `bench.json`, `bench.html` and `model_card.md`.
 
@@ -45,43 +53,45 @@ def run(settings: BenchSettings, *, compat: bool = False) -> BenchReport:
     known.
     """
     taxonomy = Taxonomy.load(settings.items.taxonomy)
-    checkpoints = {policy.name: checkpoint_of(policy) for policy in settings.policies}
-    found = load_items(settings.items, settings.tasks, taxonomy)
-    items = [item for task in found.values() for item in task.items]
-    local = any(checkpoint is not None for checkpoint in checkpoints.values())
-    with ray_session() if local else nullcontext():
-        if local:
-            require({"pool": settings.pool})
-        collected = {
-            policy.name: _ask(policy, checkpoints[policy.name], items, settings, taxonomy, compat)
-            for policy in settings.policies
-        }
-    responses = {name: answers.responses for name, answers in collected.items()}
-    judgements, judging = _judge(items, responses, settings, taxonomy)
+    asked = ask(settings, taxonomy, compat=compat)
+    items = [item for found in asked.items.values() for item in found.items]
+    judgements, judging = _judge(items, asked.answered, settings, taxonomy)
     settings.out.mkdir(parents=True, exist_ok=True)
-    answered = [
-        Answered(
-            policy.name,
-            where(policy, checkpoints[policy.name]),
-            fingerprint(policy, checkpoints[policy.name]),
-            responses[policy.name],
-            collected[policy.name],
-        )
-        for policy in settings.policies
-    ]
-    report = bench_report(found, answered, judgements, judging, settings, taxonomy, compat=compat)
+    report = bench_report(asked.items, asked.answered, judgements, judging, settings, taxonomy, compat=compat)
     with staged_file(settings.out / RESULT) as aside:
         aside.write_text(report.model_dump_json(indent=2), encoding="utf-8")
-    examples = {name: cases(found, given, settings.examples, taxonomy) for name, given in responses.items()}
+    examples = {
+        policy.name: cases(asked.items, policy.responses, settings.examples, taxonomy) for policy in asked.answered
+    }
     page = write_bench_report(settings.out, report, examples)
     _print(report)
     print(f"{settings.out / RESULT}\n{page}")
     return report
 
 
+def ask(settings: BenchSettings, taxonomy: Taxonomy, *, compat: bool = False) -> Asked:
+    """Load the items and ask every policy what the cache lacks. Raises `UserError` as `run` does."""
+    checkpoints = [checkpoint_of(policy) for policy in settings.policies]
+    found = load_items(settings.items, settings.tasks, taxonomy)
+    items = [item for task in found.values() for item in task.items]
+    local = any(checkpoint is not None for checkpoint in checkpoints)
+    answered = []
+    with ray_session() if local else nullcontext():
+        if local:
+            require({"pool": settings.pool})
+        for policy, checkpoint in zip(settings.policies, checkpoints, strict=True):
+            key_of_weights = fingerprint(policy, checkpoint)
+            collected = _ask(policy, checkpoint, key_of_weights, items, settings, taxonomy, compat)
+            answered.append(
+                Answered(policy.name, where(policy, checkpoint), key_of_weights, collected.responses, collected)
+            )
+    return Asked(found, answered)
+
+
 def _ask(
     policy: PolicySettings,
     checkpoint: Checkpoint | None,
+    key_of_weights: str,
     items: Sequence[BenchItem],
     settings: BenchSettings,
     taxonomy: Taxonomy,
@@ -106,20 +116,20 @@ def _ask(
             bar.update(counted - bar.n)
 
         return asyncio.run(
-            collect(
-                items, policy, fingerprint(policy, checkpoint), answering, cache, settings, progress, compat=compat
-            )
+            collect(items, policy, key_of_weights, answering, cache, settings, progress, compat=compat)
         )
 
 
 def _judge(
     items: Sequence[BenchItem],
-    responses: Mapping[str, Sequence[Response]],
+    answered: Sequence[Answered],
     settings: BenchSettings,
     taxonomy: Taxonomy,
 ) -> tuple[Judgements, dict[str, Any] | None]:
     """The scores of all open answers; what judging will cost is printed first."""
-    pairs = [pair for given in responses.values() for pair in open_answers(items, given)]
+    given = [policy.responses for policy in answered]
+    # with no responses: blank answers, which is what an item without a response counts as
+    pairs = [pair for responses in (*given, []) for pair in open_answers(items, responses)]
     if settings.judge is None or not pairs:
         return judge_offline(pairs, taxonomy), None
     return _ask_judge(pairs, settings.judge)
