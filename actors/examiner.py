@@ -58,9 +58,7 @@ class Examiner:
     async def answer(self, item: BenchItem, method: Method) -> Response:
         """Answer an item."""
         images = await asyncio.to_thread(read_images, item.images)
-        return await respond(
-            self.sample, item, images, method, self._settings, self._taxonomy, compat=self._compat
-        )
+        return await respond(self.sample, item, images, method, self._settings, self._taxonomy, compat=self._compat)
 
     async def sample(
         self, image: Image.Image, prompt: Asked, *, temperature: float, seed: int, top_logprobs: int
@@ -68,9 +66,7 @@ class Examiner:
         """One rollout. Raises `RuntimeError` before `start`."""
         if self._engine is None:
             raise RuntimeError("the examiner was not started")
-        sampling = Sampling(
-            temperature=temperature, max_tokens=prompt.max_tokens, seed=seed, top_logprobs=top_logprobs
-        )
+        sampling = Sampling(temperature=temperature, max_tokens=prompt.max_tokens, seed=seed, top_logprobs=top_logprobs)
         images = [image, *prompt.further_images]
         prompt_ids, (completion,) = await self._engine.generate(prompt.turns, images, sampling, self._engine.version)
         return as_sample(self._engine, prompt_ids, completion, self._texts)

@@ -39,7 +39,11 @@ def items_of(task: TaskId, taxonomy: Taxonomy, random: Random) -> list[BenchItem
     made = []
     for number in range(TASKS[task].items):
         label = random.choice(taxonomy.labels)
-        facts = {"label": label, "modality": random.choice(["clinical", "dermoscopic"]), "group": f"image-{number // 3}"}
+        facts = {
+            "label": label,
+            "modality": random.choice(["clinical", "dermoscopic"]),
+            "group": f"image-{number // 3}",
+        }
         if task == "t1.3":
             concept = random.choice(list(DERM7PT_FIELDS))
             options, facts = list(DERM7PT_FIELDS[concept]), facts | {"concept": concept}
@@ -47,7 +51,10 @@ def items_of(task: TaskId, taxonomy: Taxonomy, random: Random) -> list[BenchItem
             options = random.sample(SKINCON_FEATURES, 4)
             facts |= {"concept": options[0]}
         else:
-            options = [label, *random.sample([other for other in taxonomy.labels if other != label], 24 if task == "t2.2" else 3)]
+            options = [
+                label,
+                *random.sample([other for other in taxonomy.labels if other != label], 24 if task == "t2.2" else 3),
+            ]
         if task == "t2.4":
             facts |= {"subset": subsets[number]}
         if task == "t4":
@@ -86,7 +93,11 @@ def response(item: BenchItem, method: Method, random: Random) -> Response:
             words = PROSE.split() * 8
             random.shuffle(words)
             texts.append(f"<reasoning>{' '.join(words)}</reasoning><final_diagnosis>{answer}</final_diagnosis>")
-        votes = () if method == "greedy" else (Vote(view="identity", answer=answer, confidence=confidence, weight=0.125),) * 8
+        votes = (
+            ()
+            if method == "greedy"
+            else (Vote(view="identity", answer=answer, confidence=confidence, weight=0.125),) * 8
+        )
         steps.append(
             Step(
                 answer=answer,

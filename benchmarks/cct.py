@@ -84,7 +84,9 @@ def settings_for(run: Path, prepared: Path, name: str) -> BenchSettings:
     )
 
 
-def answers_of(settings: BenchSettings, taxonomy: Taxonomy) -> tuple[dict[Method, list[Response]], dict[Method, Columns]]:
+def answers_of(
+    settings: BenchSettings, taxonomy: Taxonomy
+) -> tuple[dict[Method, list[Response]], dict[Method, Columns]]:
     """The responses of every method, and their columns."""
     asked = benchmark.ask(settings, taxonomy)
     responses: dict[Method, list[Response]] = {method: [] for method in settings.methods}
@@ -110,9 +112,7 @@ def pooled(parts: Sequence[Columns]) -> Columns:
     )
 
 
-def figures(
-    responses: Mapping[Method, Sequence[Response]], answers: Mapping[Method, Columns]
-) -> dict[str, Any]:
+def figures(responses: Mapping[Method, Sequence[Response]], answers: Mapping[Method, Columns]) -> dict[str, Any]:
     """What is reported of one run, or of all."""
     measured: dict[Method, MethodMeasures] = {
         method: method_measures(method, given, answers[method], Bootstrap()) for method, given in responses.items()
@@ -120,7 +120,8 @@ def figures(
     return {
         "items": len(answers["greedy"].right),
         "methods": {
-            method: m.model_dump(mode="json", exclude={"reliability", "risk_coverage"}) for method, m in measured.items()
+            method: m.model_dump(mode="json", exclude={"reliability", "risk_coverage"})
+            for method, m in measured.items()
         },
         "differences": [d.model_dump(mode="json") for d in differences(answers, measured, Bootstrap())],
     }

@@ -1,8 +1,8 @@
 """What CCT costs beside the engine: `python -m benchmarks.cct_throughput RUN PREPARED`.
 
 RUN is the folder of a demo, PREPARED a folder whose held-out images are asked about. On one engine in this process, the
-rollouts of CCT with K = 8 are sampled in two ways, on different images each time, turn by turn: as one batch of requests
-with their views made before (raw), and by CCT, which makes views, reads answers, weighs and aggregates. Writes
+rollouts of CCT with K = 8 are sampled in two ways, on different images each time, turn by turn: as one batch of
+requests with their views made before (raw), and by CCT, which makes views, reads answers, weighs and aggregates. Writes
 `benchmarks/results/cct_throughput.json`: generated tokens a second of each round, and CCT's share of the raw engine's.
 """
 
@@ -89,7 +89,9 @@ async def measure(run: Path, prepared: Path) -> dict[str, object]:
     try:
         await raw(sampler, next(chunks), settings)  # the first of each warms up
         await by_cct(sampler, next(chunks))
-        rounds = [(await raw(sampler, next(chunks), settings), await by_cct(sampler, next(chunks))) for _ in range(ROUNDS)]
+        rounds = [
+            (await raw(sampler, next(chunks), settings), await by_cct(sampler, next(chunks))) for _ in range(ROUNDS)
+        ]
     finally:
         await sampler.close()
     return {

@@ -115,9 +115,7 @@ def _ask(
             bar.set_postfix_str(f"{done.cached} kept, {done.failed.total()} failed", refresh=False)
             bar.update(counted - bar.n)
 
-        return asyncio.run(
-            collect(items, policy, key_of_weights, answering, cache, settings, progress, compat=compat)
-        )
+        return asyncio.run(collect(items, policy, key_of_weights, answering, cache, settings, progress, compat=compat))
 
 
 def _judge(

@@ -2,8 +2,8 @@
 
 Held-out reward (`run`, `data`): a checkpoint against the policy it started from. Both answer every prompt several times
 at the rollout temperature and once greedily, on the same engines. Writes `evaluation.json` and the scored completions
-(`evaluation/*.parquet`) into the run directory, and prints reward by term, valid formats, morphology by field, diagnosis
-accuracy, each with a bootstrap 95 % interval.
+(`evaluation/*.parquet`) into the run directory, and prints reward by term, valid formats, morphology by field,
+diagnosis accuracy, each with a bootstrap 95 % interval.
 
 DermoBench (`bench`): any checkpoints or servers on the eleven tasks, greedily, by a majority vote, by CCT and by CCT
 that stops early. Writes `bench.json`, `bench.html` and `model_card.md`; an evaluation that was interrupted goes on.

@@ -84,7 +84,9 @@ def response(
                 answer=answer,
                 confidence=confidence,
                 posterior={} if method == "greedy" else {answer: confidence},
-                votes=() if method == "greedy" else (Vote(view="identity", answer=answer, confidence=1, weight=1),) * rollouts,
+                votes=()
+                if method == "greedy"
+                else (Vote(view="identity", answer=answer, confidence=1, weight=1),) * rollouts,
                 planned=8,
                 prompt_tokens=100 * rollouts,
                 completion_tokens=tokens,

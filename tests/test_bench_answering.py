@@ -33,9 +33,8 @@ class Scripted:
 
 
 def answered(tmp_path: Path, item: BenchItem, method: Method, sampler: Scripted, images=(IMAGE,), **values):
-    return asyncio.run(
-        respond(sampler, item, images, method, settings(tmp_path, **values), Taxonomy.load())
-    )
+    shown = item.model_copy(update={"images": tuple(str(number) for number in range(len(images)))})
+    return asyncio.run(respond(sampler, shown, images, method, settings(tmp_path, **values), Taxonomy.load()))
 
 
 def test_a_greedy_answer_is_scored_as_it_was_written(tmp_path):
@@ -111,7 +110,7 @@ def test_a_description_has_a_text_and_no_answer(tmp_path):
 def test_further_images_of_an_item_are_shown_as_they_are(tmp_path):
     other = Image.new("RGB", (8, 8))
     sampler = Scripted(lambda asked, temperature: "A")
-    answered(tmp_path, choice_item("0", images=("a", "b")), "cct", sampler, images=(IMAGE, other))
+    answered(tmp_path, choice_item("0"), "cct", sampler, images=(IMAGE, other))
     assert all(asked.further_images == (other,) for asked in sampler.asked)
     assert sampler.asked[0].turns[0].value.startswith("<image><image>\n")
 

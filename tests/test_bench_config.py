@@ -35,7 +35,11 @@ def test_settings_of_the_benchmark_that_contradict_each_other_are_refused(values
 
 @pytest.mark.parametrize(
     ("values", "cause"),
-    [({}, "nothing to measure"), ({"run": "r"}, "both run=DIR and data=DIR"), ({"run": "r", "data": "d", "compat": True}, "compat")],
+    [
+        ({}, "nothing to measure"),
+        ({"run": "r"}, "both run=DIR and data=DIR"),
+        ({"run": "r", "data": "d", "compat": True}, "compat"),
+    ],
 )
 def test_an_evaluation_must_have_something_to_measure(values, cause):
     with pytest.raises(ValidationError, match=cause):

@@ -1,6 +1,7 @@
 """From responses to `bench.json` and its page, on cases worked by hand."""
 
 import asyncio
+import html
 import json
 import re
 
@@ -32,8 +33,15 @@ def report(tmp_path, items, *policies, compat: bool = False, **values) -> BenchR
         for name, given in zip(("first", "second"), policies, strict=False)
     ]
     pairs = [pair for given in (*policies, []) for pair in open_answers(items, given)]
+    methods = list(dict.fromkeys(["greedy", *(made.method for given in policies for made in given)]))
     return bench_report(
-        found(items), answered, judge_offline(pairs, TREE), None, settings(tmp_path, **values), TREE, compat=compat
+        found(items),
+        answered,
+        judge_offline(pairs, TREE),
+        None,
+        settings(tmp_path, methods=methods, **values),
+        TREE,
+        compat=compat,
     )
 
 
@@ -191,8 +199,13 @@ def test_the_page_holds_everything_and_trusts_no_answer(tmp_path):
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     assert not re.findall(r"(?:src|href)=\"(?!data:|#)", page)
-    for text in ("For research only", "DermoGPT-RL + CCT", found_report.comparability.split(":")[0], "offline comparison"):
-        assert text in page
+    for text in (
+        "For research only",
+        "DermoGPT-RL + CCT",
+        found_report.comparability.split(":")[0],
+        "offline comparison",
+    ):
+        assert text in html.unescape(page)
     assert page.count('<svg role="img"') >= 4
     assert BenchReport.model_validate_json(found_report.model_dump_json()) == found_report
     json.loads(found_report.model_dump_json())

@@ -19,9 +19,7 @@ def data(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Phantoms of either modality."""
     out = tmp_path_factory.mktemp("bench") / "data"
     split = {"val": 0.0, "test": 0.5}
-    prepare.run(
-        PrepareConfig(source="phantoms", count=24, out=out, prompts="brief", phantom={"size": 48}, split=split)
-    )
+    prepare.run(PrepareConfig(source="phantoms", count=24, out=out, prompts="brief", phantom={"size": 48}, split=split))
     return out
 
 

@@ -14,7 +14,18 @@ from dermo_ray.bench.responses import Response, Step, Vote, item_seed
 from dermo_ray.bench.tasks import TASKS, BenchItem, Question, begin, next_question, prompt
 from dermo_ray.bench.tasks.choice import chosen
 from dermo_ray.bench.tasks.items import LETTERS
-from dermo_ray.cct import Inference, Rollout, Sample, Sampler, choice, diagnosis, greedy, infer, lettered_choice, majority
+from dermo_ray.cct import (
+    Inference,
+    Rollout,
+    Sample,
+    Sampler,
+    choice,
+    diagnosis,
+    greedy,
+    infer,
+    lettered_choice,
+    majority,
+)
 from dermo_ray.cct.confidence import span_probability
 from dermo_ray.cct.questions import Question as Reading
 from dermo_ray.config.bench import BenchSettings, Method

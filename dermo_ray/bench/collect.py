@@ -14,6 +14,7 @@ from dermo_ray.asking.cache import Cache
 from dermo_ray.bench.answering import Respond
 from dermo_ray.bench.responses import FORMAT, Response, key, methods_of
 from dermo_ray.bench.tasks import BenchItem
+from dermo_ray.config.asking import Backend
 from dermo_ray.config.bench import BenchSettings, Method, PolicySettings
 
 
@@ -47,7 +48,7 @@ async def collect(
     too many questions in a row without an answer; what it answered is kept.
     """
     collected = Collected()
-    backend = "pool" if policy.endpoint is None else "endpoint"
+    backend: Backend = "pool" if policy.endpoint is None else "endpoint"
     asking = Answering(f"policy {policy.name}", policy.name, backend, settings, cache, collected, keep_unfit=False)
     asked = questions(items, settings)
     found: dict[int, Response] = {}

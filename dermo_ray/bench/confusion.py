@@ -29,7 +29,9 @@ class Confusion(Record):
 
 def confusion(truth: Sequence[str], answers: Sequence[str | None], taxonomy: Taxonomy) -> Confusion | None:
     """The matrix over diagnoses [n each]; None where no true one is in the tree. Those that are not are left out."""
-    known = [(label, answer) for name, answer in zip(truth, answers, strict=True) if (label := taxonomy.canonical(name))]
+    known = [
+        (label, answer) for name, answer in zip(truth, answers, strict=True) if (label := taxonomy.canonical(name))
+    ]
     if not known:
         return None
     order = {label: place for place, label in enumerate(taxonomy.labels)}

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dermo_ray.bench.columns import group_of
-from dermo_ray.bench.judges import JudgeReport, Judgement, OpenAnswer, OpenTask, compare_offline, judge
+from dermo_ray.bench.judges import Judgement, JudgeReport, OpenAnswer, OpenTask, compare_offline, judge
 from dermo_ray.bench.judges.answers import Method as Judged
 from dermo_ray.bench.judges.rubrics import Part
 from dermo_ray.bench.measures import Bootstrap

@@ -1,5 +1,4 @@
-"""What a way of answering is worth and costs: accuracy, calibration, selective accuracy, tokens, time; and how two ways
-compare on the same questions.
+"""What a way of answering is worth and costs, and how two ways compare on the same questions.
 
 Invariant: every share stands beside a bootstrap interval in which items of one patient, lesion or image are drawn
 together.
@@ -9,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from pydantic import Field
 
 from dermo_ray.bench import paired
 from dermo_ray.bench.breakdown import GroupScore, by_group, macro_average
@@ -68,9 +68,9 @@ class MethodMeasures(Record):
     abstained: float | None = None
     """Share of the questions on which the method would rather not answer."""
     calibration: Calibration | None = None
-    reliability: list[ReliabilityBin] = []
+    reliability: list[ReliabilityBin] = Field(default=[])
     selective: Selective | None = None
-    risk_coverage: list[tuple[float, float]] = []
+    risk_coverage: list[tuple[float, float]] = Field(default=[])
     """Coverage and risk, at most 100 points of the curve."""
 
 
@@ -140,9 +140,7 @@ def intervals(result: TaskResult, answers: Columns, bootstrap: Bootstrap) -> dic
             names = [getattr(item.facts, fact) for item in answers.items]
             known = np.array([value is not None for value in names])
             kept = [value for value in names if value is not None]
-            made[name] = macro_average(
-                answers.right[known], kept, groups=answers.groups[known], **bootstrap._asdict()
-            )
+            made[name] = macro_average(answers.right[known], kept, groups=answers.groups[known], **bootstrap._asdict())
         elif name in ("avg_corrections", "pct_zero_correction"):
             wrong, groups = walks
             values = wrong if name == "avg_corrections" else (wrong == 0).astype(float)

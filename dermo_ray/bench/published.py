@@ -32,23 +32,23 @@ def comparability(*, released: bool, limited: bool, compat: bool) -> str:
     """What a reader must know before setting our figures beside the paper's."""
     if not released:
         return (
-            "Nothing here compares with the paper's figures: these items were built from other images in the form of the "
-            "benchmark's, not read from its files."
+            "Nothing here compares with the paper's figures: these items were built from other images in the form of "
+            "the benchmark's, not read from its files."
         )
-    sentences = [
-        "Items come from the benchmark's files."
-        if not limited
-        else "Items are a sample of the benchmark's files, so figures compare within their intervals at most."
-    ]
-    sentences.append(
-        "Rows marked compat are scored by the rules of the authors' scripts, as the paper's are; the others by the option "
-        "that is named."
+    items = (
+        "Items are a sample of the benchmark's files, so figures compare within their intervals at most."
+        if limited
+        else "Items come from the benchmark's files."
+    )
+    rules = (
+        "Rows marked compat are scored by the rules of the authors' scripts, as the paper's are; the others by the "
+        "option that is named."
         if compat
-        else "The paper's figures were scored by the authors' scripts, ours by the option that is named: set compat=true "
-        "for the same rules."
+        else "The paper's figures were scored by the authors' scripts, ours by the option that is named: set "
+        "compat=true for the same rules."
     )
-    sentences.append(
+    limits = (
         "CCT here is ours, as the paper's formulas are not public. Hierarchical diagnosis has no public walk, open tasks "
-        "depend on the judge, and the paper's own columns for them are not known: none of these compare."
+        "depend on the judge, and the paper's columns for them are not known: none of these compare."
     )
-    return " ".join(sentences)
+    return f"{items} {rules} {limits}"

@@ -12,6 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from dermo_ray.bench.tasks import TASKS, Answer, BenchItem, TaskId
 from dermo_ray.config.bench import BenchSettings, Method
 from dermo_ray.records import Record
@@ -38,7 +40,7 @@ class Step(Record):
     """The option's text or the diagnosis; None where no rollout gave one, and where the question has no such answer."""
     confidence: float | None
     """How sure the method is of it, in [0, 1]: greedy the probability of its tokens, others their posterior."""
-    posterior: dict[str, float] = {}
+    posterior: dict[str, float] = Field(default={})
     """Of the answers, in falling order; empty for a greedy answer."""
     abstain: bool = False
     votes: tuple[Vote, ...] = ()

@@ -4,9 +4,10 @@ Invariant: everything here is a function of items, responses and judgements, so 
 is kept.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Literal
+
+from pydantic import Field
 
 from dermo_ray.bench.breakdown import ClassScore, GroupScore, by_class
 from dermo_ray.bench.columns import Columns, columns
@@ -25,13 +26,14 @@ from dermo_ray.bench.measures import (
 )
 from dermo_ray.bench.paired import PairedComparison
 from dermo_ray.bench.published import PublishedTable
-from dermo_ray.bench.responses import Response
+from dermo_ray.bench.responses import Response, methods_of
 from dermo_ray.bench.statistics import Interval
 from dermo_ray.bench.stream import Adapted, adapted
 from dermo_ray.bench.tasks import TASKS, BenchItem, TaskId, TaskResult, aggregate, score_all
 from dermo_ray.config.bench import BenchSettings, Method
 from dermo_ray.records import Record
 from dermo_ray.taxonomy import Taxonomy
+
 
 class TaskReport(Record):
     """One policy on one task."""
@@ -42,21 +44,21 @@ class TaskReport(Record):
     items: int
     greedy: TaskResult | None = None
     """The task's own measures, from the one greedy answer that published figures are made of; None where it is open."""
-    intervals: dict[str, Interval] = {}
+    intervals: dict[str, Interval] = Field(default={})
     """Of those measures."""
     compat: TaskResult | None = None
     """The same answers under the rules of the authors' scripts."""
-    scores: dict[Method, OpenScore] = {}
+    scores: dict[Method, OpenScore] = Field(default={})
     """Of open tasks."""
     methods: dict[Method, MethodMeasures]
-    differences: list[MethodDifference] = []
+    differences: list[MethodDifference] = Field(default=[])
     adapted: Adapted | None = None
     """CCT with its posteriors corrected over the stream of items, where `cct.adaptation` asks for it."""
-    by: dict[Method, dict[str, dict[str, GroupScore]]] = {}
+    by: dict[Method, dict[str, dict[str, GroupScore]]] = Field(default={})
     """Accuracy of each method over groups of items, such as skin tones."""
-    classes: dict[str, ClassScore] = {}
+    classes: dict[str, ClassScore] = Field(default={})
     """Greedy recall and precision of each diagnosis."""
-    fairness: dict[Method, Fairness] = {}
+    fairness: dict[Method, Fairness] = Field(default={})
     """Over skin tones, where they are known."""
     confusion: Confusion | None = None
     """Of greedy diagnoses."""
@@ -116,7 +118,8 @@ def task_report(
     """Measure the responses to items of one task; also gives each method's columns, to compare policies by."""
     bootstrap = Bootstrap(settings.resamples, settings.items.seed)
     task = TASKS[items[0].task]
-    by_method: defaultdict[Method, list[Response]] = defaultdict(list)
+    # a method that nothing was answered by is wrong everywhere, not absent
+    by_method: dict[Method, list[Response]] = {method: [] for method in methods_of(task.id, settings)}
     for response in responses:
         by_method[response.method].append(response)
     found = {method: columns(items, given, taxonomy) for method, given in by_method.items()}

@@ -25,9 +25,7 @@ class Adapted(Record):
     """How frequent each label is taken to be; None where the prior was left alone."""
 
 
-def adapted(
-    responses: Sequence[Response], answers: Columns, config: CCTConfig, bootstrap: Bootstrap
-) -> Adapted | None:
+def adapted(responses: Sequence[Response], answers: Columns, config: CCTConfig, bootstrap: Bootstrap) -> Adapted | None:
     """The adapted answers of a task whose answers are labels; None where nothing is to be adapted.
 
     Steps of a walk have options of their own at every node: there is no one distribution of labels to shift.
@@ -44,9 +42,7 @@ def adapted(
     before = [fold_label(result.answer) == label for result, label in zip(results, truth, strict=True)]
     after = [fold_label(result.answer) == label for result, label in zip(stream.results, truth, strict=True)]
     return Adapted(
-        accuracy=compare_paired(
-            np.array(before), np.array(after), groups=answers.groups[rows], **bootstrap._asdict()
-        ),
+        accuracy=compare_paired(np.array(before), np.array(after), groups=answers.groups[rows], **bootstrap._asdict()),
         confidence=(
             float(np.mean([result.confidence for result in results])),
             float(np.mean([result.confidence for result in stream.results])),

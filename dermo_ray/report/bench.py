@@ -66,7 +66,9 @@ def bench_page(report: BenchReport, cases: Mapping[str, Sequence[Case]]) -> str:
         report=report,
         cases=cases,
         charts={policy.name: _charts(policy) for policy in report.policies},
-        headlines={policy.name: {name: headline(task) for name, task in policy.tasks.items()} for policy in report.policies},
+        headlines={
+            policy.name: {name: headline(task) for name, task in policy.tasks.items()} for policy in report.policies
+        },
         ours=ours_beside(report),
         tasks=TASKS,
         method_names=METHOD_NAMES,

@@ -4,7 +4,7 @@ from dermo_ray.bench.results import BenchReport, PolicyReport, TaskReport
 from dermo_ray.bench.statistics import Interval
 
 _USE = (
-    "**Research only.** This model is not a medical device. Its answers are no diagnosis and no advice about a person's "
+    "**Research only.** This model is not a medical device. Its answers are no diagnosis and no advice about anybody's "
     "skin, and the figures below do not show that it is safe or useful in care."
 )
 

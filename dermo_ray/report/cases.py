@@ -40,9 +40,7 @@ class Case:
     said: tuple[Said, ...]
 
 
-def cases(
-    found: Mapping[TaskId, Items], responses: Sequence[Response], count: int, taxonomy: Taxonomy
-) -> list[Case]:
+def cases(found: Mapping[TaskId, Items], responses: Sequence[Response], count: int, taxonomy: Taxonomy) -> list[Case]:
     """`count` cases of one policy: greedy answers right and wrong in turn, over all tasks with a right answer in turn.
 
     Which they are depends on the items' ids alone, so that nobody picks them; fewer where there are fewer.

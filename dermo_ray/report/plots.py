@@ -209,7 +209,7 @@ def _running_mean(values: FloatArray, half_width: int) -> FloatArray:
 
 
 def _inline(svg: str, label: str) -> Markup:
-    """The drawing as an element of a page, called `label`: no prologue, no size of its own, page colours, no name that clashes."""
+    """The drawing, called `label`, as an element: no prologue, no size, the page's colours, no name that clashes."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' id="[\w.]+_\d+"', "", svg)  # matplotlib's names of groups, the same in every drawing
