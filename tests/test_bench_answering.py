@@ -101,6 +101,11 @@ def test_of_diagnoses_the_heaviest_rollout_speaks(tmp_path):
     assert found.steps[0].posterior["Melanoma"] > found.steps[0].posterior["Blue Nevus"] > 0
 
 
+def test_a_diagnosis_without_a_block_of_its_own_is_read_too(tmp_path):
+    found = answered(tmp_path, open_item(), "cct", Scripted(lambda asked, t: "It is flat.\nFinal diagnosis: melanoma."))
+    assert (found.steps[0].answer, found.steps[0].posterior) == ("Melanoma", {"Melanoma": 1.0})
+
+
 def test_a_description_has_a_text_and_no_answer(tmp_path):
     found = answered(tmp_path, open_item(task="t1.1"), "greedy", Scripted(lambda asked, t: "A brown macule."))
     assert found.texts == ("A brown macule.",)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from PIL import Image
 
 from dermo_ray.bench.responses import Response, Step, Vote, item_seed
-from dermo_ray.bench.tasks import TASKS, BenchItem, Question, begin, next_question, prompt
+from dermo_ray.bench.tasks import TASKS, BenchItem, Question, begin, next_question, parts, prompt
 from dermo_ray.bench.tasks.choice import chosen
 from dermo_ray.bench.tasks.items import LETTERS
 from dermo_ray.cct import (
@@ -77,7 +77,7 @@ async def respond(
     if asked.options:
         reading = _option_reading(asked, lettered=True)
     elif TASKS[item.task].axis == "reasoning":
-        reading = diagnosis(taxonomy)
+        reading = _diagnosis_reading(taxonomy)
     else:
         reading = Reading(lambda sample: None)  # a description names nothing to agree on
     text, step = await questioner.ask(turns, reading, asked)
@@ -141,11 +141,27 @@ def _option_reading(question: Question, *, lettered: bool) -> Reading:
         rollout = inner.read(sample)
         if rollout is not None and rollout.answer == options[place]:
             return rollout
-        # the answer stands where CCT does not look for it, so its own tokens are not known: take all of them
-        spoken = bool(sample.tokens and sample.text)
-        return Rollout(options[place], span_probability(sample, 0, len(sample.text)) if spoken else 1.0)
+        return Rollout(options[place], _overall(sample))
 
     return replace(inner, read=read)
+
+
+def _diagnosis_reading(taxonomy: Taxonomy) -> Reading:
+    """The diagnosis as CCT reads it, or where it stands in no block of its own as the benchmark does."""
+    inner = diagnosis(taxonomy)
+
+    def read(sample: Sample) -> Rollout | None:
+        rollout = inner.read(sample)
+        if rollout is not None or (stated := parts(sample.text).diagnosis) is None:
+            return rollout
+        return Rollout(taxonomy.canonical(stated) or " ".join(stated.split()), _overall(sample))
+
+    return replace(inner, read=read)
+
+
+def _overall(sample: Sample) -> float:
+    """The confidence of an answer that stands where CCT doesn't look for it: that of the whole completion."""
+    return span_probability(sample, 0, len(sample.text)) if sample.tokens and sample.text else 1.0
 
 
 def _step(found: Inference, method: Method, seconds: float) -> Step:
