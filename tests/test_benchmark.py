@@ -11,7 +11,7 @@ from dermo_ray.config.evaluate import EvaluateConfig
 from dermo_ray.config.prepare import PrepareConfig
 from jobs import benchmark, evaluate, prepare
 
-ENGINE = {"max_model_len": 1024, "max_num_seqs": 64, "cpu_kv_cache_gib": 0.2, "enforce_eager": True}
+ENGINE = {"max_model_len": 4096, "max_num_seqs": 64, "cpu_kv_cache_gib": 0.2, "enforce_eager": True}
 
 
 @pytest.fixture(scope="module")
