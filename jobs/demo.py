@@ -100,9 +100,9 @@ def run(config: DemoConfig) -> Summary:
         with seconds.of("mavic"):
             mavic.run(training)
         with seconds.of("evaluate"):
-            evaluation = evaluate.run(measuring)
+            evaluation = evaluate.held_out(measuring)
         with seconds.of("serve"):
-            answer = _ask(offering, measuring)
+            answer = _ask(offering, measuring, data)
     summary = Summary.of(
         evaluation,
         source=config.source,
@@ -171,10 +171,10 @@ def _build_base(folder: Path, settings: BaseModelSettings) -> None:
         save_tiny_model(partial, settings, settings.seed, phantoms, settings.steps)
 
 
-def _ask(config: ServeConfig, measured: EvaluateConfig) -> str:
+def _ask(config: ServeConfig, measured: EvaluateConfig, data: Path) -> str:
     """Serve the trained policy, and let OpenAI's client ask it about a held-out image."""
-    prompt = PromptOrder(read_prompts(measured.data, measured.split, measured.sources), measured.seed)[0]
-    image = measured.data / prompt.image
+    prompt = PromptOrder(read_prompts(data, measured.split, measured.sources), measured.seed)[0]
+    image = data / prompt.image
     uri = f"data:image/{image.suffix[1:]};base64,{base64.b64encode(image.read_bytes()).decode()}"
     text = prompt.prompt.removeprefix("<image>\n")
     with serving(config) as url:

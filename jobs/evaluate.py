@@ -1,37 +1,35 @@
-"""Measures what training did: a MAVIC checkpoint against the policy that it started from, on held-out prompts.
+"""Measures policies: the held-out reward of a MAVIC run, DermoBench, or both.
 
-Both policies answer every prompt several times at the rollout temperature and once greedily, on the same engines.
-Writes `evaluation.json` and the scored completions (`evaluation/*.parquet`) into the run directory, and prints a table:
-reward by term, valid formats, morphology by field, diagnosis accuracy, each with a bootstrap 95 % interval.
+Held-out reward (`run`, `data`): a checkpoint against the policy it started from. Both answer every prompt several times
+at the rollout temperature and once greedily, on the same engines. Writes `evaluation.json` and the scored completions
+(`evaluation/*.parquet`) into the run directory, and prints reward by term, valid formats, morphology by field,
+diagnosis accuracy, each with a bootstrap 95 % interval.
+
+DermoBench (`bench`): any checkpoints or servers on the eleven tasks, greedily, by a majority vote, by CCT and by CCT
+that stops early. Writes `bench.json`, `bench.html` and `model_card.md`; an evaluation that was interrupted goes on.
 """
 
 import asyncio
-import sys
-from itertools import product
-from pathlib import Path
 
 import rich
 import rich.table
-from tqdm import tqdm
 
 from actors.adapters import Adapter
-from actors.batch import scored_completion
-from actors.messages import Prompt, Sampling, sampling_seed
-from actors.reward import RewardWorker
-from actors.rollout import rollout_pool
+from actors.heldout import sample_both
+from actors.messages import Prompt
 from dermo_ray import rollouts
 from dermo_ray.bench.heldout import Evaluation, evaluate
 from dermo_ray.config.evaluate import EvaluateConfig
 from dermo_ray.data.prompts import PromptOrder, read_prompts
 from dermo_ray.errors import UserError
 from dermo_ray.report.tables import tables
-from dermo_ray.rollouts import EVALUATION, ScoredCompletion
 from dermo_ray.taxonomy import Taxonomy
+from jobs import benchmark
 from jobs.cluster import ray_session
 from jobs.command import main
 from jobs.resources import require
 from rewards.check import check_reward
-from serve.checkpoints import Checkpoint, resolve
+from serve.checkpoints import resolve
 
 CONFIG = EvaluateConfig
 
@@ -40,63 +38,48 @@ RESULT = "evaluation.json"
 COMPLETIONS = "evaluation"
 
 
-def run(config: EvaluateConfig) -> Evaluation:
-    """Measure both policies, write the results, and return them."""
+def run(config: EvaluateConfig) -> Evaluation | None:
+    """Measure what the settings ask for; returns the evaluation of the held-out reward where that is part of it."""
+    evaluation = held_out(config) if config.run is not None else None
+    if config.bench is not None:
+        benchmark.run(config.bench, compat=config.compat)
+    return evaluation
+
+
+def held_out(config: EvaluateConfig) -> Evaluation:
+    """Measure both policies of `config.run`, which must be set, write the results into it, and return them."""
+    run, data = config.run, config.data
+    if run is None or data is None:
+        raise ValueError("the settings name no run to measure")
     check_reward(config.reward)
-    checkpoint = resolve(config.run, config.checkpoint)
+    checkpoint = resolve(run, config.checkpoint)
     if checkpoint.adapter is None:
-        raise UserError(f"{config.run} has no adapter to compare with its base model: give a run of jobs.mavic")
-    order = PromptOrder(read_prompts(config.data, config.split, config.sources), config.seed)
+        raise UserError(f"{run} has no adapter to compare with its base model: give a run of jobs.mavic")
+    order = PromptOrder(read_prompts(data, config.split, config.sources), config.seed)
     count = min(config.prompts or len(order.prompts), len(order.prompts))
     prompts = [Prompt(index, order[index]) for index in range(count)]
     with ray_session():
         require({"rollout": config.rollout})
-        rows = asyncio.run(_sample(config, checkpoint, checkpoint.adapter, prompts))
+        rows = asyncio.run(
+            sample_both(
+                prompts,
+                (BEFORE, AFTER),
+                checkpoint.model,
+                Adapter.at(checkpoint.adapter, checkpoint.version),
+                checkpoint.lora_rank,
+                data,
+                config.reward,
+                config.rollout,
+                config.seed,
+            )
+        )
     by_policy = {name: [row for row in rows if row.policy == name] for name in (BEFORE, AFTER)}
     for name, written in by_policy.items():
-        rollouts.write(written, config.run / COMPLETIONS / f"{name}.parquet")
+        rollouts.write(written, run / COMPLETIONS / f"{name}.parquet")
     result = evaluate(by_policy[BEFORE], by_policy[AFTER], Taxonomy.load(config.reward.taxonomy), seed=config.seed)
-    (config.run / RESULT).write_text(result.model_dump_json(indent=2))
+    (run / RESULT).write_text(result.model_dump_json(indent=2))
     print_tables(result)
     return result
-
-
-async def _sample(
-    config: EvaluateConfig, checkpoint: Checkpoint, adapter: Path, prompts: list[Prompt]
-) -> list[ScoredCompletion]:
-    """Every prompt answered by both policies, sampled and greedily, and scored."""
-    settings = config.rollout
-    pool = rollout_pool(settings, checkpoint.model, checkpoint.lora_rank, config.data)
-    pool.start_arguments = (Adapter.at(adapter, checkpoint.version),)
-    scorer = RewardWorker(config.reward, config.data)
-    room = asyncio.Semaphore(settings.max_concurrent)
-
-    async def answer(prompt: Prompt, policy: str, greedy: bool) -> list[ScoredCompletion]:
-        sampling = Sampling(
-            n=1 if greedy else settings.group_size,
-            temperature=0.0 if greedy else settings.temperature,
-            max_tokens=settings.max_tokens,
-            seed=sampling_seed(config.seed, prompt.index),
-        )
-        async with room:
-            group = await pool.call("sample", prompt, sampling, policy == AFTER, timeout=settings.timeout)
-        scored = scorer.score(group)
-        bar.update(len(scored.rewards))
-        return [
-            scored_completion(scored, sample, policy, step=EVALUATION, greedy=greedy)
-            for sample in range(len(scored.rewards))
-        ]
-
-    total = 2 * len(prompts) * (settings.group_size + 1)
-    with tqdm(total=total, desc="evaluate", unit=" completions", file=sys.stderr) as bar:
-        try:
-            await pool.open()
-            answers = await asyncio.gather(
-                *(answer(*which) for which in product(prompts, (BEFORE, AFTER), (False, True)))
-            )
-        finally:
-            await pool.close(farewell="close")
-    return [row for rows in answers for row in rows]
 
 
 def print_tables(result: Evaluation) -> None:

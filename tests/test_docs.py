@@ -17,6 +17,7 @@ from pydantic_core import PydanticUndefined
 
 from dermo_ray import completion
 from dermo_ray.config import RewardConfig, Settings, load
+from dermo_ray.config.bench import BenchSettings
 from dermo_ray.config.cct import CCTConfig
 from dermo_ray.config.judge import JudgeSettings
 from dermo_ray.config.reward import FaultCosts, TermWeights
@@ -36,6 +37,7 @@ CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 
 PARTS: dict[str, type[Settings]] = {
     "reward": RewardConfig,
+    "bench": BenchSettings,
     "cct": CCTConfig,
     "phantom": PhantomSettings,
     "noise": AnnotationNoise,

@@ -19,6 +19,8 @@ from dermo_ray.errors import UserError
 Chat = Callable[[Mapping[str, Any]], Awaitable[Answer]]
 """Takes the JSON body of a request. Raises `AskFailed` where it stays without an answer, and anything else where no
 further request would be answered either."""
+Complete = Callable[[Mapping[str, Any]], Awaitable[ChatCompletion]]
+"""The same, with all that the server answered; there is at least one choice."""
 
 _NO_KEY = "none"
 """Sent where a server asks for no key: the client insists on one."""
@@ -27,6 +29,23 @@ _DETAIL_CHARACTERS = 300
 
 @asynccontextmanager
 async def chat_client(endpoint: EndpointSettings, settings: AskingSettings, who: str) -> AsyncIterator[Chat]:
+    """A client of `endpoint` for texts alone; see `completion_client`."""
+    async with completion_client(endpoint, settings, who) as complete:
+
+        async def chat(body: Mapping[str, Any]) -> Answer:
+            completion = await complete(body)
+            usage = completion.usage
+            return Answer(
+                completion.choices[0].message.content or "",  # a refusal has no content, and will fit no schema
+                usage.prompt_tokens if usage else 0,
+                usage.completion_tokens if usage else 0,
+            )
+
+        yield chat
+
+
+@asynccontextmanager
+async def completion_client(endpoint: EndpointSettings, settings: AskingSettings, who: str) -> AsyncIterator[Complete]:
     """A client of `endpoint`; messages call it `who`, such as "the teacher".
 
     It repeats rate limits, server errors, timeouts and lost connections after growing waits, or after those that the
@@ -37,10 +56,10 @@ async def chat_client(endpoint: EndpointSettings, settings: AskingSettings, who:
         base_url=endpoint.base_url, api_key=key, max_retries=settings.max_retries, timeout=settings.timeout
     ) as client:
 
-        async def chat(body: Mapping[str, Any]) -> Answer:
+        async def complete(body: Mapping[str, Any]) -> ChatCompletion:
             try:
                 async with asyncio.timeout(settings.deadline):
-                    return _answer(await client.post("/chat/completions", body=body, cast_to=ChatCompletion))
+                    return _checked(await client.post("/chat/completions", body=body, cast_to=ChatCompletion))
             except (TimeoutError, openai.APITimeoutError):
                 limits = f"{settings.timeout:g} s for a request, {settings.deadline:g} s with repetitions"
                 raise AskFailed("timeout", limits) from None
@@ -52,7 +71,7 @@ async def chat_client(endpoint: EndpointSettings, settings: AskingSettings, who:
             except openai.APIError as error:
                 raise AskFailed("connection", _without(key, error)) from None
 
-        yield chat
+        yield complete
 
 
 def request_body(
@@ -87,16 +106,11 @@ def _key(endpoint: EndpointSettings, who: str) -> str:
     return key
 
 
-def _answer(completion: ChatCompletion) -> Answer:
-    """Read what came back with status 200; servers send other things than completions with it, too."""
+def _checked(completion: ChatCompletion) -> ChatCompletion:
+    """What came back with status 200; servers send other things than completions with it, too."""
     if not isinstance(completion, ChatCompletion) or not completion.choices:
         raise AskFailed("no_completion", f"the server answered {str(completion)[:_DETAIL_CHARACTERS]}")
-    usage = completion.usage
-    return Answer(
-        completion.choices[0].message.content or "",  # a refusal has no content, and will fit no schema
-        usage.prompt_tokens if usage else 0,
-        usage.completion_tokens if usage else 0,
-    )
+    return completion
 
 
 def _refusal(endpoint: EndpointSettings, who: str, status: int) -> str:

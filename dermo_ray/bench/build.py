@@ -89,7 +89,7 @@ def build(
     context = FormatContext(
         style or manifest["settings"]["prompts"], taxonomy, seed=seed, features_per_image=len(SKINCON_FEATURES)
     )
-    return {task: _limited(_items(task, held_out, context, prepared.absolute()), limit, seed) for task in tasks}
+    return {task: limited(_items(task, held_out, context, prepared.absolute()), limit, seed) for task in tasks}
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,8 @@ def _with_fillers(labels: tuple[str, ...], count: int, taxonomy: Taxonomy, seed:
     return (*labels, *Random(seed).sample(others, min(count - len(labels), len(others))))
 
 
-def _limited(found: Items, limit: int | None, seed: int) -> Items:
+def limited(found: Items, limit: int | None, seed: int) -> Items:
+    """At most `limit` items of each data set in `found`, drawn by `seed`; all of them where it is None."""
     if limit is None:
         return found
     places: dict[str | None, list[str]] = {}

@@ -1,4 +1,4 @@
-"""Training curves as inline SVG that takes its colours and its font from the page around it.
+"""Curves as inline SVG that takes its colours and its font from the page around it.
 
 matplotlib draws with placeholder colours, which are then replaced by CSS variables, so that one drawing serves light
 and dark pages. Every series has a dash pattern of its own beside its colour, and its first and last value in the
@@ -32,6 +32,9 @@ _VARIABLES = {colour: f"var(--series-{number})" for number, colour in enumerate(
     _RULE: "var(--rule)",
     _CARD: "var(--card)",
 }
+Points = tuple[Sequence[float], Sequence[float]]
+"""x and y of a line's points, [n] each."""
+
 _SMOOTHED_FROM = 60  # points; fewer are drawn as they are
 
 _STYLE: dict[Any, Any] = {
@@ -113,18 +116,55 @@ def _chart(panel: Panel, series: Mapping[str, Series]) -> Chart:
         )
         for index, (key, values) in enumerate(series.items())
     )
-    # the salt keeps the names of one drawing's parts apart from those of the other drawings on the page
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": repr(legend)}):
-        figure = Figure(figsize=(4.6, 2.7), layout="constrained")
-        axes = figure.add_subplot()
+
+    def draw(axes: Axes) -> None:
         panel.draw(axes, list(series.values()))
         axes.set_xlabel("step")
         axes.set_ylabel(panel.unit)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.margins(x=0.01)
+
+    label = f"Chart by step: {panel.title}. The first and last values are in the text below."
+    return Chart(panel.title, _drawn(draw, label, salt=repr(legend)), legend)
+
+
+def line_chart(title: str, lines: Mapping[str, Points], x: str, y: str, *, diagonal: bool = False) -> Chart:
+    """A chart of `lines`, name -> (x, y) of its points; `x` and `y` name the axes, which both run from 0 to 1 at most.
+
+    `diagonal` draws the line of equal x and y.
+    """
+    legend = tuple(
+        LegendEntry(
+            name, _VARIABLES[_colour(index)], " ".join(map(str, _dashes(index))), False, float(ys[0]), float(ys[-1])
+        )
+        for index, (name, (_, ys)) in enumerate(lines.items())
+    )
+
+    def draw(axes: Axes) -> None:
+        if diagonal:
+            axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, dashes=(1, 2))
+        for index, (xs, ys) in enumerate(lines.values()):
+            marker = "o" if diagonal or len(ys) == 1 else None
+            axes.plot(
+                xs, ys, color=_colour(index), linewidth=1.6, dashes=_dashes(index) or (None, None), marker=marker, ms=3
+            )
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1 if diagonal else None)
+
+    label = f"Chart: {title}; {y} over {x}. The first and last values are in the text below."
+    return Chart(title, _drawn(draw, label, salt=f"{title}{lines!r}"), legend)
+
+
+def _drawn(draw: Callable[[Axes], None], label: str, salt: str) -> Markup:
+    """One set of axes as an element of a page; `salt` keeps the names of its parts apart from other drawings'."""
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": salt}):
+        figure = Figure(figsize=(4.6, 2.7), layout="constrained")
+        draw(figure.add_subplot())
         buffer = StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return Chart(panel.title, _inline(buffer.getvalue(), panel.title), legend)
+    return _inline(buffer.getvalue(), label)
 
 
 def _colour(index: int) -> str:
@@ -168,8 +208,8 @@ def _running_mean(values: FloatArray, half_width: int) -> FloatArray:
     return np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")
 
 
-def _inline(svg: str, title: str) -> Markup:
-    """The drawing as an element of a page: no prologue, no size of its own, page colours, no name that clashes."""
+def _inline(svg: str, label: str) -> Markup:
+    """The drawing, called `label`, as an element: no prologue, no size, the page's colours, no name that clashes."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' id="[\w.]+_\d+"', "", svg)  # matplotlib's names of groups, the same in every drawing
@@ -177,8 +217,7 @@ def _inline(svg: str, title: str) -> Markup:
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg)
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, variable)
-    label = Markup.escape(f"Chart by step: {title}. The first and last values are in the text below.")
-    return Markup(svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1))
+    return Markup(svg.replace("<svg", f'<svg role="img" aria-label="{Markup.escape(label)}"', 1))
 
 
 PANELS: tuple[Panel, ...] = (

@@ -1,0 +1,160 @@
+"""CCT on held-out phantoms unlike those of training: `python -m benchmarks.cct RUN [RUN ...]`.
+
+RUN is the folder of a demo (`data`, `mavic` and the model it started from), one for each seed. New phantoms are drawn
+with stronger lighting and blur, darker skin and other frequencies of diagnoses than any of training's; every RUN's
+policy answers them greedily, by a majority vote of as many samples, by CCT, and by CCT that stops early.
+`--held-out` takes RUN's own held-out images instead, without a shift. Writes `benchmarks/results/cct.json`: for each
+run and over all of them accuracy, calibration, selective accuracy, tokens, and the paired differences.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.machine import describe
+from dermo_ray.bench.columns import Columns, columns
+from dermo_ray.bench.measures import Bootstrap, MethodMeasures, differences, method_measures
+from dermo_ray.bench.responses import Response
+from dermo_ray.config.bench import BenchSettings, Method
+from dermo_ray.config.prepare import PrepareConfig
+from dermo_ray.phantom import DIAGNOSES
+from dermo_ray.taxonomy import Taxonomy
+from jobs import benchmark, prepare
+from jobs.cluster import ray_session
+
+RESULTS = Path("benchmarks/results")
+FOLDER = Path("runs/benchmark-cct")
+ITEMS = 600
+SEED = 7_000
+"""Of the drawn phantoms; training's seeds are small numbers."""
+
+SHIFT: dict[str, Any] = {
+    "size": 96,
+    "dermoscopic_share": 1,
+    "skin_tones": (1, 1, 2, 4, 6, 6),
+    "nuisances": {"lighting": 1.0, "blur": 0.8, "hair": 0.3, "strength": 1.0},
+    # every second diagnosis is four times as frequent as the others
+    "diagnoses": {
+        name: 4.0 if place % 2 else 1.0
+        for place, name in enumerate(sorted(d.name for d in DIAGNOSES.values() if d.modality == "dermoscopic"))
+    },
+}
+
+
+def shifted_phantoms(seed: int) -> Path:
+    """A prepared folder of phantoms unlike training's, all but a few of them held out."""
+    out = FOLDER / f"data-{seed}"
+    prepare.run(
+        PrepareConfig.model_validate(
+            {
+                "source": "phantoms",
+                "count": ITEMS + 20,
+                "phantom": SHIFT,
+                "seed": SEED + seed,
+                "out": out,
+                "prompts": "brief",
+                "formats": ["morph_reasoning"],
+                "tasks": ["task3"],
+                "images": {"encoding": "png"},
+                "split": {"val": 0.0, "test": 0.97},
+            }
+        )
+    )
+    return out
+
+
+def settings_for(run: Path, prepared: Path, name: str) -> BenchSettings:
+    """The benchmark of one run: morphology-grounded reasoning, which is what the demo trains."""
+    return BenchSettings.model_validate(
+        {
+            "out": FOLDER / name,
+            "cache": FOLDER / f"{name}.sqlite",
+            "items": {"prepared": prepared, "style": "brief", "limit": ITEMS},
+            "tasks": ["t3.2"],
+            "policies": [{"name": "mavic", "run": run / "mavic"}],
+            "max_tokens": {"choice": 48, "open": 48},
+            "pool": {"cpus_per_worker": 2},
+            "engine": {"max_model_len": 256, "max_num_seqs": 256, "cpu_kv_cache_gib": 0.5},
+        }
+    )
+
+
+def answers_of(
+    settings: BenchSettings, taxonomy: Taxonomy
+) -> tuple[dict[Method, list[Response]], dict[Method, Columns]]:
+    """The responses of every method, and their columns."""
+    asked = benchmark.ask(settings, taxonomy)
+    responses: dict[Method, list[Response]] = {method: [] for method in settings.methods}
+    for response in asked.answered[0].responses:
+        responses[response.method].append(response)
+    items = asked.items["t3.2"].items
+    found = {method: columns(items, given, taxonomy) for method, given in responses.items()}
+    return responses, {method: column for method, column in found.items() if column is not None}
+
+
+def pooled(parts: Sequence[Columns]) -> Columns:
+    """The columns of several runs below each other; equal items of two runs stay apart."""
+    return replace(
+        parts[0],
+        items=[item for part in parts for item in part.items],
+        places=[place for part in parts for place in part.places],
+        groups=np.concatenate([np.char.add(f"{number}/", part.groups) for number, part in enumerate(parts)]),
+        right=np.concatenate([part.right for part in parts]),
+        confidence=np.concatenate([part.confidence for part in parts]),
+        answers=[answer for part in parts for answer in part.answers],
+        truth=[truth for part in parts for truth in part.truth],
+        abstained=np.concatenate([part.abstained for part in parts]),
+    )
+
+
+def figures(responses: Mapping[Method, Sequence[Response]], answers: Mapping[Method, Columns]) -> dict[str, Any]:
+    """What is reported of one run, or of all."""
+    measured: dict[Method, MethodMeasures] = {
+        method: method_measures(method, given, answers[method], Bootstrap()) for method, given in responses.items()
+    }
+    return {
+        "items": len(answers["greedy"].right),
+        "methods": {
+            method: m.model_dump(mode="json", exclude={"reliability", "risk_coverage"})
+            for method, m in measured.items()
+        },
+        "differences": [d.model_dump(mode="json") for d in differences(answers, measured, Bootstrap())],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of demos, one for each seed")
+    parser.add_argument("--held-out", action="store_true", help="RUN's own held-out images, without a shift")
+    arguments = parser.parse_args()
+    taxonomy = Taxonomy.load()
+    kind = "held-out" if arguments.held_out else "shifted"
+    by_run: list[tuple[dict[Method, list[Response]], dict[Method, Columns]]] = []
+    with ray_session():
+        for number, run in enumerate(arguments.runs):
+            prepared = run / "data" if arguments.held_out else shifted_phantoms(number)
+            by_run.append(answers_of(settings_for(run, prepared, f"{kind}-{run.name}"), taxonomy))
+    methods = by_run[0][0].keys()
+    together = {method: pooled([answers[method] for _, answers in by_run]) for method in methods}
+    every = {method: [response for given, _ in by_run for response in given[method]] for method in methods}
+    result = {
+        "command": f"python -m benchmarks.cct {'--held-out ' if arguments.held_out else ''}RUN ...",
+        "machine": describe(),
+        "shift": None if arguments.held_out else SHIFT,
+        "settings": settings_for(arguments.runs[0], Path("prepared"), kind).cct.model_dump(mode="json"),
+        "runs": {run.name: figures(*found) for run, found in zip(arguments.runs, by_run, strict=True)},
+        "all": figures(every, together),
+    }
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    name = "cct_held_out.json" if arguments.held_out else "cct.json"
+    (RESULTS / name).write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result["all"], indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""From what every policy answered to the whole of `bench.json`."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from dermo_ray import __version__
+from dermo_ray.asking.answering import Tally
+from dermo_ray.bench.columns import Columns
+from dermo_ray.bench.judging import Judgements
+from dermo_ray.bench.measures import Bootstrap, compare
+from dermo_ray.bench.published import comparability, published
+from dermo_ray.bench.responses import Response
+from dermo_ray.bench.results import BenchReport, PolicyComparison, PolicyReport, task_report
+from dermo_ray.bench.statistics import Interval, interval, resampled_means
+from dermo_ray.bench.tasks import TASKS, Items, TaskId
+from dermo_ray.config.bench import BenchSettings, Method
+from dermo_ray.taxonomy import Taxonomy
+from dermo_ray.versions import installed_versions
+
+MACRO: Mapping[str, tuple[TaskId, ...]] = {
+    "morphology choices (t1.3, t1.4)": ("t1.3", "t1.4"),
+    "in-distribution diagnosis (t2.1 to t2.3)": ("t2.1", "t2.2", "t2.3"),
+    "all tasks with options": ("t1.3", "t1.4", "t2.1", "t2.2", "t2.3", "t2.4", "t4"),
+}
+"""Averages over tasks that count alike."""
+
+_Answers = Mapping[TaskId, Mapping[Method, Columns]]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A policy and what it answered."""
+
+    name: str
+    where: str
+    """The checkpoint, model or server behind the name."""
+    fingerprint: str
+    responses: Sequence[Response]
+    tally: Tally
+    """What came of the questions."""
+
+
+def bench_report(
+    found: Mapping[TaskId, Items],
+    answered: Sequence[Answered],
+    judgements: Judgements,
+    judge: dict[str, Any] | None,
+    settings: BenchSettings,
+    taxonomy: Taxonomy,
+    *,
+    compat: bool = False,
+) -> BenchReport:
+    """Measure every policy on every task, and compare each further policy with the first."""
+    policies: list[PolicyReport] = []
+    answers: list[tuple[str, _Answers]] = []
+    for policy in answered:
+        by_item: defaultdict[str, list[Response]] = defaultdict(list)
+        for response in policy.responses:
+            by_item[response.item].append(response)
+        measured = {
+            task: task_report(
+                items.items,
+                [response for item in items.items for response in by_item[item.id]],
+                judgements,
+                taxonomy,
+                settings,
+                compat=compat,
+            )
+            for task, items in found.items()
+        }
+        columns = {task: column for task, (_, column) in measured.items()}
+        answers.append((policy.name, columns))
+        policies.append(
+            PolicyReport(
+                name=policy.name,
+                where=policy.where,
+                fingerprint=policy.fingerprint,
+                counts=counts(policy.tally),
+                tasks={task: report for task, (report, _) in measured.items()},
+                macro=macro_averages(columns, settings),
+            )
+        )
+    released = settings.items.release is not None
+    return BenchReport(
+        dermo_ray=__version__,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        source="release" if released else "prepared",
+        settings=settings.model_dump(mode="json"),
+        versions=installed_versions(),
+        items={task: len(items.items) for task, items in found.items()},
+        left_out={task: items.left_out for task, items in found.items() if items.left_out},
+        policies=policies,
+        comparisons=comparisons(answers, settings),
+        published=published(),
+        comparability=comparability(released=released, limited=settings.items.limit is not None, compat=compat),
+        judge=judge,
+    )
+
+
+def counts(tally: Tally) -> dict[str, Any]:
+    """What came of the questions, as JSON."""
+    names = ("cached", "asked", "requests", "input_tokens", "output_tokens", "over_budget")
+    return {name: getattr(tally, name) for name in names} | {"failed": dict(tally.failed)}
+
+
+def macro_averages(answers: _Answers, settings: BenchSettings) -> dict[str, Interval]:
+    """The averages of `MACRO` of greedy accuracies, over at least two tasks; each task is resampled by itself."""
+    greedy = {
+        task: column["greedy"]
+        for task, column in answers.items()
+        if TASKS[task].scoring != "judge" and "greedy" in column
+    }
+    made = {}
+    for name, members in MACRO.items():
+        asked = [task for task in members if task in greedy]
+        if len(asked) < 2:
+            continue
+        means = [
+            resampled_means(
+                greedy[task].right.astype(float),
+                groups=greedy[task].groups,
+                resamples=settings.resamples,
+                # a seed for each: tasks drawn by the same numbers would rise and fall together
+                seed=[settings.items.seed, place],
+            )
+            for place, task in enumerate(asked)
+        ]
+        point = float(np.mean([greedy[task].right.mean() for task in asked]))
+        made[name] = interval(point, np.mean(means, axis=0))
+    return made
+
+
+def comparisons(answers: Sequence[tuple[str, _Answers]], settings: BenchSettings) -> list[PolicyComparison]:
+    """Every further policy against the first, by each method that both answered by."""
+    (first, old), *others = answers
+    bootstrap = Bootstrap(settings.resamples, settings.items.seed)
+    return [
+        PolicyComparison(before=first, after=name, method=method, tasks=tasks)
+        for name, new in others
+        for method in settings.methods
+        if (
+            tasks := {
+                task: compare(old[task][method], new[task][method], bootstrap)
+                for task in old
+                if method in old[task] and method in new.get(task, {})
+            }
+        )
+    ]

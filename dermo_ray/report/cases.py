@@ -1,0 +1,97 @@
+"""Which items a benchmark's report shows, right and wrong, and what every method answered to them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dermo_ray.bench.columns import Columns, columns
+from dermo_ray.bench.responses import Response
+from dermo_ray.bench.tasks import BenchItem, Items, TaskId
+from dermo_ray.config.bench import Method
+from dermo_ray.data.splits import uniform
+from dermo_ray.report.examples import data_uri
+from dermo_ray.taxonomy import Taxonomy
+
+_LONGEST = 1500
+"""Characters of an answer that are shown."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What one method answered."""
+
+    method: Method
+    text: str
+    answer: str | None
+    """As it was read; None where nothing could be."""
+    right: bool
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Case:
+    """One item with every method's answer to its last question."""
+
+    item: BenchItem
+    image: str
+    """A data URI."""
+    question: str
+    truth: str
+    said: tuple[Said, ...]
+
+
+def cases(found: Mapping[TaskId, Items], responses: Sequence[Response], count: int, taxonomy: Taxonomy) -> list[Case]:
+    """`count` cases of one policy: greedy answers right and wrong in turn, over all tasks with a right answer in turn.
+
+    Which they are depends on the items' ids alone, so that nobody picks them; fewer where there are fewer.
+    """
+    by_method: dict[Method, list[Response]] = {}
+    for response in responses:
+        by_method.setdefault(response.method, []).append(response)
+    queues: dict[bool, list[list[Case]]] = {True: [], False: []}
+    for items in found.values():
+        answers = {
+            method: column
+            for method, given in by_method.items()
+            if (column := columns(items.items, given, taxonomy)) is not None
+        }
+        if "greedy" not in answers:
+            continue
+        for right, queue in queues.items():
+            queue.append(_of_task(answers, by_method, right, count))
+    chosen: list[Case] = []
+    while len(chosen) < count and any(any(queue) for queue in queues.values()):
+        for right in (True, False):
+            if waiting := [queue for queue in queues[right] if queue]:
+                chosen.append(waiting[0].pop(0))
+                queues[right].append(queues[right].pop(queues[right].index(waiting[0])))  # the next task's turn
+    return chosen[:count]
+
+
+def _of_task(
+    answers: Mapping[Method, Columns], by_method: Mapping[Method, Sequence[Response]], right: bool, count: int
+) -> list[Case]:
+    greedy = answers["greedy"]
+    last = [row for row, item in enumerate(greedy.items) if greedy.places[row] == _last_place(item)]
+    rows = [row for row in last if bool(greedy.right[row]) == right and greedy.items[row].images]
+    rows.sort(key=lambda row: uniform(greedy.items[row].id))
+    texts = {method: {r.item: r.texts for r in given} for method, given in by_method.items()}
+    made = []
+    for row in rows[:count]:
+        item, place = greedy.items[row], greedy.places[row]
+        said = tuple(
+            Said(
+                method,
+                (texts[method].get(item.id) or ("",) * (place + 1))[place][:_LONGEST],
+                column.answers[row],
+                bool(column.right[row]),
+                float(column.confidence[row]),
+            )
+            for method, column in answers.items()
+        )
+        made.append(Case(item, data_uri(Path(item.images[0])), item.questions[place].text, greedy.truth[row], said))
+    return made
+
+
+def _last_place(item: BenchItem) -> int:
+    return len(item.questions) - 1

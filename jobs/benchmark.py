@@ -1,0 +1,170 @@
+"""DermoBench as a part of `jobs.evaluate`: load the items, ask every policy, judge, measure, report."""
+
+import asyncio
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import rich
+import rich.table
+from tqdm import tqdm
+
+from actors.adapters import Adapter
+from actors.examiner import pool_policy
+from dermo_ray.asking.cache import opened
+from dermo_ray.bench.answering import Respond
+from dermo_ray.bench.assemble import Answered, bench_report, counts
+from dermo_ray.bench.collect import Collected, collect, questions
+from dermo_ray.bench.endpoint import endpoint_policy
+from dermo_ray.bench.judges import JudgeReport, estimate
+from dermo_ray.bench.judging import Judgements, OpenPair, judge_all, judge_offline, open_answers
+from dermo_ray.bench.load import load_items
+from dermo_ray.bench.results import BenchReport
+from dermo_ray.bench.tasks import BenchItem, Items, TaskId
+from dermo_ray.config.bench import BenchSettings, PolicySettings
+from dermo_ray.config.judge import JudgeSettings
+from dermo_ray.report.bench import write_bench_report
+from dermo_ray.report.cases import cases
+from dermo_ray.staging import staged_file
+from dermo_ray.taxonomy import Taxonomy
+from jobs.cluster import ray_session
+from jobs.policies import checkpoint_of, fingerprint, where
+from jobs.resources import require
+from serve.checkpoints import Checkpoint
+
+RESULT = "bench.json"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The items, and what every policy answered."""
+
+    items: dict[TaskId, Items]
+    answered: list[Answered]
+
+
+def run(settings: BenchSettings, *, compat: bool = False) -> BenchReport:
+    """Ask every policy what the cache lacks, judge, and write `bench.json`, `bench.html` and `model_card.md`.
+
+    Raises `UserError` for items, policies or a judge that can't be used, before anything slow starts where that can be
+    known.
+    """
+    taxonomy = Taxonomy.load(settings.items.taxonomy)
+    asked = ask(settings, taxonomy, compat=compat)
+    items = [item for found in asked.items.values() for item in found.items]
+    judgements, judging = _judge(items, asked.answered, settings, taxonomy)
+    settings.out.mkdir(parents=True, exist_ok=True)
+    report = bench_report(asked.items, asked.answered, judgements, judging, settings, taxonomy, compat=compat)
+    with staged_file(settings.out / RESULT) as aside:
+        aside.write_text(report.model_dump_json(indent=2), encoding="utf-8")
+    examples = {
+        policy.name: cases(asked.items, policy.responses, settings.examples, taxonomy) for policy in asked.answered
+    }
+    page = write_bench_report(settings.out, report, examples)
+    _print(report)
+    print(f"{settings.out / RESULT}\n{page}")
+    return report
+
+
+def ask(settings: BenchSettings, taxonomy: Taxonomy, *, compat: bool = False) -> Asked:
+    """Load the items and ask every policy what the cache lacks. Raises `UserError` as `run` does."""
+    checkpoints = [checkpoint_of(policy) for policy in settings.policies]
+    found = load_items(settings.items, settings.tasks, taxonomy)
+    items = [item for task in found.values() for item in task.items]
+    local = any(checkpoint is not None for checkpoint in checkpoints)
+    answered = []
+    with ray_session() if local else nullcontext():
+        if local:
+            require({"pool": settings.pool})
+        for policy, checkpoint in zip(settings.policies, checkpoints, strict=True):
+            key_of_weights = fingerprint(policy, checkpoint)
+            collected = _ask(policy, checkpoint, key_of_weights, items, settings, taxonomy, compat)
+            answered.append(
+                Answered(policy.name, where(policy, checkpoint), key_of_weights, collected.responses, collected)
+            )
+    return Asked(found, answered)
+
+
+def _ask(
+    policy: PolicySettings,
+    checkpoint: Checkpoint | None,
+    key_of_weights: str,
+    items: Sequence[BenchItem],
+    settings: BenchSettings,
+    taxonomy: Taxonomy,
+    compat: bool,
+) -> Collected:
+    """What one policy answers."""
+    answering: Callable[[], AbstractAsyncContextManager[Respond]]
+    if checkpoint is None:
+        answering = partial(endpoint_policy, policy, settings, taxonomy, compat=compat)
+    else:
+        adapter = None if checkpoint.adapter is None else Adapter.at(checkpoint.adapter, checkpoint.version)
+        answering = partial(pool_policy, checkpoint.model, adapter, checkpoint.lora_rank, settings, compat=compat)
+    total = len(questions(items, settings))
+    with (
+        tqdm(total=total, desc=policy.name, unit=" answers", file=sys.stderr) as bar,
+        opened(settings.cache) as cache,
+    ):
+
+        def progress(done: Collected) -> None:
+            counted = done.cached + done.asked + done.failed.total() + done.over_budget
+            bar.set_postfix_str(f"{done.cached} kept, {done.failed.total()} failed", refresh=False)
+            bar.update(counted - bar.n)
+
+        return asyncio.run(collect(items, policy, key_of_weights, answering, cache, settings, progress, compat=compat))
+
+
+def _judge(
+    items: Sequence[BenchItem],
+    answered: Sequence[Answered],
+    settings: BenchSettings,
+    taxonomy: Taxonomy,
+) -> tuple[Judgements, dict[str, Any] | None]:
+    """The scores of all open answers; what judging will cost is printed first."""
+    given = [policy.responses for policy in answered]
+    # with no responses: blank answers, which is what an item without a response counts as
+    pairs = [pair for responses in (*given, []) for pair in open_answers(items, responses)]
+    if settings.judge is None or not pairs:
+        return judge_offline(pairs, taxonomy), None
+    return _ask_judge(pairs, settings.judge)
+
+
+def _ask_judge(pairs: Sequence[OpenPair], settings: JudgeSettings) -> tuple[Judgements, dict[str, Any]]:
+    expected = estimate(list(dict.fromkeys(pair.answer for pair in pairs)), settings)
+    price = "" if expected.cost is None else f", cost {expected.cost:,.2f} (at most {expected.highest_cost:,.2f})"
+    print(
+        f"judge {settings.endpoint.model}: {expected.requests:,} questions to ask, {expected.cached:,} kept; about "
+        f"{expected.input_tokens:,} tokens to read and {expected.output_tokens:,} to write{price}",
+        flush=True,
+    )
+    with tqdm(total=expected.requests + expected.cached, desc="judge", unit=" verdicts", file=sys.stderr) as bar:
+
+        def progress(report: JudgeReport) -> None:
+            bar.update(report.cached + report.asked + report.failed.total() + report.over_budget - bar.n)
+
+        judgements, report = asyncio.run(judge_all(pairs, settings, progress))
+    return judgements, {"model": settings.endpoint.model, "estimate": expected.model_dump(), **counts(report)}
+
+
+def _print(report: BenchReport) -> None:
+    """Print every task and method."""
+    for policy in report.policies:
+        shown = rich.table.Table("task", "method", "score", "95 % interval", "ECE", "tokens", title=policy.name)
+        for name, task in policy.tasks.items():
+            shown.add_section()
+            for method, measured in task.methods.items():
+                scored = task.scores.get(method)
+                value = measured.accuracy or (scored.score if scored else None)
+                shown.add_row(
+                    f"{name} {task.title}",
+                    method,
+                    "-" if value is None else f"{value.mean:.3f}",
+                    "" if value is None else f"{value.low:.3f} to {value.high:.3f}",
+                    "" if measured.calibration is None else f"{measured.calibration.ece['equal_width'].mean:.3f}",
+                    "" if measured.cost is None else f"{measured.cost.completion_tokens:,.0f}",
+                )
+        rich.print(shown)
