@@ -72,6 +72,7 @@ async def pool_teacher(settings: TeacherSettings) -> AsyncIterator[Ask]:
         (settings.pool,),
         worker_environment(settings.pool),
         start_timeout=settings.pool.engine.start_timeout,
+        farewell="close",
     )
 
     async def ask(question: Question, picture: Picture, repetition: int) -> Answer:
@@ -87,4 +88,4 @@ async def pool_teacher(settings: TeacherSettings) -> AsyncIterator[Ask]:
         await pool.open()
         yield ask
     finally:
-        await pool.close(farewell="close")
+        await pool.close()

@@ -19,7 +19,7 @@ from PIL import Image
 from actors.adapters import Adapter
 from actors.environment import threads, worker_environment
 from actors.messages import Sampled, Sampling
-from actors.pool import Pool
+from actors.pool import ray_pool
 from dermo_ray.bench.answering import Asked, Respond, respond
 from dermo_ray.bench.endpoint import read_images
 from dermo_ray.bench.responses import Response
@@ -106,13 +106,14 @@ async def pool_policy(
     model: ModelSettings, adapter: Adapter | None, lora_rank: int | None, settings: BenchSettings, *, compat: bool
 ) -> AsyncIterator[Respond]:
     """Engines with these weights, on the Ray cluster that is connected."""
-    pool = Pool(
+    pool = ray_pool(
         "benchmark",
         settings.pool,
         Examiner,
         (model, lora_rank, settings, compat),
         worker_environment(settings.pool),
         start_timeout=settings.engine.start_timeout,
+        farewell="close",
     )
     pool.start_arguments = () if adapter is None else (adapter,)
 
@@ -124,4 +125,4 @@ async def pool_policy(
         await pool.open()
         yield answer
     finally:
-        await pool.close(farewell="close")
+        await pool.close()

@@ -61,5 +61,5 @@ async def sample_both(
             await pool.open()
             answers = await asyncio.gather(*(answer(*which) for which in product(prompts, policies, (False, True))))
         finally:
-            await pool.close(farewell="close")
+            await pool.close()
     return [row for rows in answers for row in rows]

@@ -105,7 +105,7 @@ class LearnerRank:
         }
 
     def trained_logprobs(self) -> dict[CompletionName, list[float]]:
-        """Log-probabilities, in nats, of what this rank trained on in the last update, by the policy before it."""
+        """Log-probabilities, in nats, of the tokens in this rank's share of the last update, just before it."""
         return self._logprobs
 
     def divergences(self, groups: Sequence[ScoredGroup]) -> list[float]:

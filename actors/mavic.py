@@ -8,7 +8,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Collection, Coroutine, Iterator, Sequence
+from collections.abc import Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +22,7 @@ from actors.accounts import RunAccounts
 from actors.controller import Report, RunController
 from actors.images import store_images
 from actors.learner_pool import LearnerPool
+from actors.monitoring import Monitor
 from actors.pool import Pool
 from actors.replay import Dump, DumpedRewards, DumpedRollouts, DumpOrder, NoLearners
 from actors.reward import Rewards, reward_pool
@@ -31,7 +32,6 @@ from actors.validation import heldout_prompts
 from dermo_ray.config.mavic import MavicConfig
 from dermo_ray.data.prompts import PromptOrder
 from dermo_ray.ledger import Ledger, Opening
-from dermo_ray.metrics import MetricsWriter
 from dermo_ray.models.chat import load_processor
 from dermo_ray.records import RLPrompt
 from dermo_ray.rollouts import ScoredCompletion
@@ -106,7 +106,7 @@ async def train(
     if dump is not None:
         order = DumpOrder(dump)
     opening = Opening(resumed_from=progress.version, prompts=len(order.prompts), batch_groups=config.batch_groups)
-    with _reported(config, progress.version) as report, Ledger(config.run, opening) as ledger:
+    with _reported(config, progress.version, pools.elastic) as report, Ledger(config.run, opening) as ledger:
         controller = RunController(
             config,
             order,
@@ -181,18 +181,18 @@ async def _alongside(work: Coroutine[Any, Any, ResultT], helper: Coroutine[Any, 
 
 
 @contextmanager
-def _reported(config: MavicConfig, version: int) -> Iterator[Report]:
+def _reported(config: MavicConfig, version: int, pools: Mapping[str, Pool]) -> Iterator[Report]:
     """What takes the metrics of every update; events go to stderr and to `EVENTS` meanwhile."""
     with (
         _events_written(config.run / EVENTS),
-        MetricsWriter(config.run, version) as writer,
+        Monitor(config, version, pools) as monitor,
         tqdm(total=config.steps, initial=version, desc="mavic", unit=" updates", file=sys.stderr) as bar,
     ):
 
         def report(
             version: int, metrics: dict[str, float], alarm: str | None, rows: Sequence[ScoredCompletion]
         ) -> None:
-            writer.write(version, metrics)
+            monitor.update(version, metrics, rows)
             if alarm is not None:
                 bar.write(f"update {version}: {alarm}", file=sys.stderr)
             bar.set_postfix_str(f"reward {metrics['reward/total']:.3f}, valid {metrics['format_valid']:.3f}")

@@ -6,15 +6,17 @@ Invariant: after a resume the file holds no line of a step that the resumed run 
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
+from dermo_ray.run_directory import METRICS
 from dermo_ray.staging import staged_file
 
-METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 
 
@@ -36,6 +38,16 @@ class MetricsWriter:
         self._file.flush()
         for key, value in values.items():
             self._tensorboard.add_scalar(key, value, step)
+
+    def write_histograms(self, step: int, values: Mapping[str, Sequence[float]]) -> None:
+        """Show in TensorBoard how the values of each name are spread after update `step`."""
+        for key, sample in values.items():
+            self._tensorboard.add_histogram(key, np.asarray(sample), step)
+
+    def write_images(self, step: int, images: Mapping[str, Image.Image]) -> None:
+        """Show RGB images in TensorBoard, as samples of update `step`."""
+        for key, image in images.items():
+            self._tensorboard.add_image(f"samples/{key}", np.asarray(image), step, dataformats="HWC")
 
     def close(self) -> None:
         """Flush and close both."""

@@ -158,7 +158,12 @@ def read(path: Path) -> list[ScoredCompletion]:
     return [row for file in files for row in _read_file(file)]
 
 
-def _read_file(file: Path) -> list[ScoredCompletion]:
+def read_prompt(file: Path, prompt_id: str) -> list[ScoredCompletion]:
+    """The rows of one prompt in a file, in the file's order. Raises `UserError` as `read` does."""
+    return _read_file(file, [("prompt_id", "=", prompt_id)])
+
+
+def _read_file(file: Path, filters: list[tuple[str, str, str]] | None = None) -> list[ScoredCompletion]:
     try:
         schema = pq.read_schema(file)
     except pa.ArrowInvalid as error:
@@ -166,5 +171,6 @@ def _read_file(file: Path) -> list[ScoredCompletion]:
     missing = [name for name in SCORED_COMPLETIONS.names if name not in schema.names]
     if any(name not in TOKEN_COLUMNS for name in missing):
         raise UserError(f"{file} holds no scored completions: it lacks the columns {', '.join(missing)}")
-    table = pq.read_table(file, columns=[name for name in SCORED_COMPLETIONS.names if name not in missing])
+    columns = [name for name in SCORED_COMPLETIONS.names if name not in missing]
+    table = pq.read_table(file, columns=columns, filters=filters)
     return [ScoredCompletion.model_validate(row) for row in table.to_pylist(maps_as_pydicts="strict")]

@@ -17,6 +17,7 @@ from dermo_ray.staging import staged_file
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
+METRICS = "metrics.jsonl"
 ROLLOUTS = "rollouts"
 TOKENIZER = "tokenizer.json"
 """The policy's tokenizer, in the format of the `tokenizers` library: what the token ids of the rollouts mean."""

@@ -8,7 +8,23 @@ from typing import NoReturn
 
 from jobs import command
 
-JOBS = ("prepare", "sft", "concepts", "mavic", "evaluate", "serve", "release", "demo", "reward_check", "keys", "scale")
+JOBS = (
+    *("prepare", "sft", "concepts", "mavic", "evaluate", "serve", "demo"),
+    *("reward_check", "keys", "release", "scale", "view"),
+)
+    "prepare",
+    "sft",
+    "concepts",
+    "mavic",
+    "evaluate",
+    "serve",
+    "release",
+    "demo",
+    "reward_check",
+    "keys",
+    "scale",
+    "view",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:

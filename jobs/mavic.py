@@ -15,6 +15,7 @@ from dermo_ray.config.pools import PoolSettings
 from dermo_ray.data.prompts import PromptOrder, read_prompts
 from dermo_ray.run_directory import CHECKPOINTS, TOKENIZER, claimed
 from dermo_ray.staging import staged_file
+from dermo_ray.tracking import check_tracking
 from jobs.cluster import ray_session
 from jobs.command import main
 from jobs.resources import require
@@ -33,6 +34,7 @@ CHANGEABLE = frozenset(
         "keep_checkpoints",
         "keep_best",
         "checkpoint_copy",
+        "tracking",
     }
     | {"preemption_deadline", "learner.timeout"}
     | {f"learner.{placement}" for placement in PoolSettings.model_fields}
@@ -43,6 +45,7 @@ CHANGEABLE = frozenset(
 def run(config: MavicConfig) -> None:
     """Train until `config.steps` updates are made. Raises `UserError` for what can't be run as it is set."""
     check_reward(config.reward)
+    check_tracking(config.tracking)
     prompts = read_prompts(config.data, "train", config.sources)
     validates = config.validation.every > 0
     heldout = read_prompts(config.data, config.validation.split, config.sources) if validates else []

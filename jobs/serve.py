@@ -6,7 +6,6 @@ A newer checkpoint takes over while the service runs; `jobs.release` promotes, r
 """
 
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +20,7 @@ from dermo_ray.config.serve import ServeConfig
 from dermo_ray.errors import UserError
 from jobs.cluster import ray_session
 from jobs.command import main
+from jobs.ports import check_port
 from jobs.resources import require
 from serve.app import application
 from serve.checkpoints import resolve
@@ -67,21 +67,6 @@ def serving(config: ServeConfig) -> Iterator[str]:
             yield url
         finally:
             _drain(config.drain_timeout)
-
-
-def check_port(host: str, port: int) -> None:
-    """Raise `UserError` unless a server could listen on `host` and `port` now."""
-    try:
-        socket.create_server((host, port)).close()
-    except OSError as error:
-        raise UserError(
-            f"can't listen on {host}, port {port} ({_reason(error)}): stop what uses it, or choose another with port="
-        ) from error
-
-
-def _reason(error: OSError) -> str:
-    """Python's own text repeats the address."""
-    return str(error.strerror).partition(" (")[0]
 
 
 def _check_processor(model: Path) -> None:

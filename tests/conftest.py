@@ -76,6 +76,16 @@ def trained_run(tiny_model: Path, tiny_adapter: Path, tmp_path_factory: pytest.T
 
 
 @pytest.fixture(scope="session")
+def synthetic_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A made-up run of four steps of six groups of four, over eight prompts; to be read, not written."""
+    from benchmarks.synthetic_run import write_run
+
+    run = tmp_path_factory.mktemp("view") / "synthetic-run"
+    write_run(run, steps=4, groups=6, group_size=4, prompts=8)
+    return run
+
+
+@pytest.fixture(scope="session")
 def write_ham10000() -> WriteHam10000:
     """Writes a miniature of HAM10000's published layout to a folder.
 

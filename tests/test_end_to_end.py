@@ -35,6 +35,7 @@ from dermo_ray.metrics import METRICS
 from dermo_ray.models.chat import banned_token_ids, load_processor, prompt_text
 from dermo_ray.records import RLPrompt
 from dermo_ray.rollouts import ScoredCompletion
+from dermo_ray.view.tokens import load_tokenizer, pieces
 from jobs import evaluate, mavic, prepare, sft
 from jobs.serve import serving
 
@@ -232,6 +233,16 @@ def test_engine_and_learner_agree_on_what_was_sampled(on_policy: Run) -> None:
     assert [entry["step"] for entry in metrics] == [1, 2, 3]
     assert max(entry["rollout_logprob_diff"] for entry in metrics) <= 1e-3
     assert {entry["staleness/max"] for entry in metrics} == {0}
+
+
+def test_every_token_is_recorded_with_what_engine_and_learner_thought_of_it(on_policy: Run) -> None:
+    tokenizer = load_tokenizer(on_policy.folder)
+    assert tokenizer is not None
+    for row in on_policy.rows:
+        assert row.token_ids is not None
+        assert "".join(pieces(tokenizer, row.token_ids)).removesuffix("<|im_end|>") == row.text
+        assert row.learner_logprobs == pytest.approx(row.token_logprobs, abs=0.01)
+        assert set(row.token_versions or ()) == {row.version}
 
 
 def test_asynchronous_completions_are_at_most_as_old_as_allowed(off_policy: Run) -> None:

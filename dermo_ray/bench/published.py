@@ -48,7 +48,7 @@ def comparability(*, released: bool, limited: bool, compat: bool) -> str:
         "compat=true for the same rules."
     )
     limits = (
-        "CCT here is ours, as the paper's formulas are not public. Hierarchical diagnosis has no public walk, open tasks "
-        "depend on the judge, and the paper's columns for them are not known: none of these compare."
+        "CCT here is ours, as the paper's formulas are not public. Hierarchical diagnosis has no public walk, open "
+        "tasks depend on the judge, and the paper's columns for them are not known: none of these compare."
     )
     return f"{items} {rules} {limits}"

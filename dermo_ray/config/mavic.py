@@ -10,6 +10,7 @@ from dermo_ray.config.control import AnomalySettings, HeldoutSettings
 from dermo_ray.config.model import LoraSettings, ModelSettings, Vision, check_vision
 from dermo_ray.config.pools import ElasticPoolSettings, EngineSettings, PoolSettings
 from dermo_ray.config.reward import RewardConfig
+from dermo_ray.config.tracking import TrackingSettings
 from dermo_ray.config.training import OptimizerSettings, ShardingSettings
 from dermo_ray.config.watch import WatchSettings
 
@@ -117,6 +118,8 @@ class MavicConfig(Settings):
     """The reward pool."""
     learner: LearnerSettings = LearnerSettings()
     """The learner pool."""
+    tracking: TrackingSettings = TrackingSettings()
+    """Experiment tracking by a service, beside the run directory."""
     validation: HeldoutSettings = HeldoutSettings()
     """The held-out reward while training goes on, the best checkpoint by it, and early stopping."""
     anomaly: AnomalySettings = AnomalySettings()
