@@ -7,8 +7,6 @@ import asyncio
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
 from actors.controller import Progress, RunController
 from actors.environment import worker_environment
 from actors.learner_pool import LearnerPool
@@ -19,6 +17,7 @@ from dermo_ray import checkpoints
 from dermo_ray.config.mavic import MavicConfig
 from dermo_ray.data.prompts import PromptOrder
 from dermo_ray.metrics import MetricsWriter
+from dermo_ray.progress import progress_bar
 
 
 async def train(config: MavicConfig, order: PromptOrder, checkpoint: Path | None) -> None:
@@ -34,7 +33,7 @@ async def train(config: MavicConfig, order: PromptOrder, checkpoint: Path | None
     reward, learner = _reward_pool(config), LearnerPool(config)
     with (
         MetricsWriter(config.run, progress.version) as writer,
-        tqdm(total=config.steps, initial=progress.version, desc="mavic", unit=" updates", file=sys.stderr) as bar,
+        progress_bar(config.steps, "mavic", " updates", initial=progress.version) as bar,
     ):
 
         def report(version: int, metrics: dict[str, float], alarm: str | None) -> None:

@@ -6,13 +6,11 @@ reward by term, valid formats, morphology by field, diagnosis accuracy, each wit
 """
 
 import asyncio
-import sys
 from itertools import product
 from pathlib import Path
 
 import rich
 import rich.table
-from tqdm import tqdm
 
 from actors.adapters import Adapter
 from actors.batch import scored_completion
@@ -24,6 +22,7 @@ from dermo_ray.bench.heldout import Evaluation, evaluate
 from dermo_ray.config.evaluate import EvaluateConfig
 from dermo_ray.data.prompts import PromptOrder, read_prompts
 from dermo_ray.errors import UserError
+from dermo_ray.progress import progress_bar
 from dermo_ray.report.tables import tables
 from dermo_ray.rollouts import EVALUATION, ScoredCompletion
 from dermo_ray.taxonomy import Taxonomy
@@ -88,7 +87,7 @@ async def _sample(
         ]
 
     total = 2 * len(prompts) * (settings.group_size + 1)
-    with tqdm(total=total, desc="evaluate", unit=" completions", file=sys.stderr) as bar:
+    with progress_bar(total, "evaluate", " completions") as bar:
         try:
             await pool.open()
             answers = await asyncio.gather(

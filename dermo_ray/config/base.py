@@ -47,8 +47,13 @@ def load(model: type[SettingsT], path: Path | None, overrides: Sequence[str] = (
 
     Raises `UserError`, one line, for a missing or malformed file, an unknown key or a value of the wrong type.
     """
+    return validate(model, read(path, overrides))
+
+
+def validate(model: type[SettingsT], tree: Mapping[str, Any]) -> SettingsT:
+    """The settings in `tree`, as `read` gives it. Raises `UserError`, one line, as `load` does."""
     try:
-        return model.model_validate(read(path, overrides))
+        return model.model_validate(tree)
     except ValidationError as error:
         raise UserError("; ".join(_explain(model, detail) for detail in error.errors())) from error
 
