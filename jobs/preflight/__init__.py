@@ -64,7 +64,7 @@ def check(plan: Plan) -> Iterator[Finding]:
     if isinstance(plan.config, EvaluateConfig | ServeConfig):
         yield from checkpoint.check_checkpoint(plan.config.run, plan.config.checkpoint)
     if plan.model is not None:
-        yield from model.check_model(plan.model.path, plan.engines, plan.lora)
+        yield from model.check_model(plan.model.path, plan.engines)
     yield from _of_nodes(plan)
     if plan.reward is not None:
         yield from reward.check_scoring(plan.reward)

@@ -12,25 +12,16 @@ from jobs.preflight.finding import Finding
 
 CHECK = "model folder"
 
-VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""vLLM's `max_lora_rank` (vllm/config/lora.py)."""
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 
 
-def check_model(folder: Path, engines: Mapping[str, EngineSettings], lora: LoraSettings | None) -> Iterator[Finding]:
+def check_model(folder: Path, engines: Mapping[str, EngineSettings]) -> Iterator[Finding]:
     """Everything that can be seen to be wrong with the model at `folder`; one finding that passes where nothing is."""
     findings = [*_files(folder), *_weights(folder)]
     config = read_config(folder)
     if config is not None:
         findings += [finding for name, engine in engines.items() for finding in _engine(config, name, engine)]
-    if lora is not None and engines and lora.rank not in VLLM_RANKS:
-        findings.append(
-            _fail(
-                f"lora.rank={lora.rank} is none that vLLM loads",
-                f"choose one of {', '.join(map(str, VLLM_RANKS))}",
-            )
-        )
     if not findings:
         gib = sum(map(_size, weight_files(folder))) / 2**30
         kind = (config or {}).get("model_type", "a model")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dermo_ray.config.base import Settings
-from dermo_ray.config.model import LoraSettings, ModelSettings
+from dermo_ray.config.model import ModelSettings
 from dermo_ray.config.pools import EngineSettings, PoolSettings
 from dermo_ray.config.preflight import JobName
 from dermo_ray.config.reward import RewardConfig
@@ -41,11 +41,6 @@ class Plan:
     def model(self) -> ModelSettings | None:
         """The policy to load, where the settings name one."""
         return next((model for _, model in _found(self.config, ModelSettings)), None)
-
-    @property
-    def lora(self) -> LoraSettings | None:
-        """The adapter that is trained."""
-        return next((lora for _, lora in _found(self.config, LoraSettings)), None)
 
     @property
     def reward(self) -> RewardConfig | None:
