@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from jobs import command
 
-JOBS = ("prepare", "sft", "concepts", "mavic", "evaluate", "serve", "demo", "reward_check", "preflight")
+JOBS = ("prepare", "sft", "concepts", "mavic", "evaluate", "serve", "demo", "reward_check", "preflight", "merge", "reference")
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
