@@ -34,12 +34,13 @@ lint: setup
 	.venv/bin/mypy
 
 # A Ray cluster of this machine, and of others that join it; `ray stop` ends it. The token is made once and kept in ~/.ray.
+# PATH: a submitted job's `python` is the one that `ray start` found.
 head: setup
 	.venv/bin/ray get-auth-token --generate > /dev/null
-	RAY_AUTH_MODE=token .venv/bin/ray start --head --dashboard-host=$(or $(DASHBOARD_HOST),127.0.0.1) $(ARGS)
+	PATH=$(CURDIR)/.venv/bin:$$PATH RAY_AUTH_MODE=token .venv/bin/ray start --head --dashboard-host=$(or $(DASHBOARD_HOST),127.0.0.1) $(ARGS)
 
 worker: setup
-	RAY_AUTH_MODE=token .venv/bin/ray start --address=$(or $(ADDRESS),$(error give ADDRESS=HEAD:6379)) $(ARGS)
+	PATH=$(CURDIR)/.venv/bin:$$PATH RAY_AUTH_MODE=token .venv/bin/ray start --address=$(or $(ADDRESS),$(error give ADDRESS=HEAD:6379)) $(ARGS)
 
 docs: setup
 	.venv/bin/mkdocs build
