@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,8 +98,6 @@ def test_preflight_asks_every_node_and_refuses_what_ray_would_remove(
 def test_a_stopped_job_goes_on_when_it_is_submitted_again(
     cluster: RayNodes, folder: Path, data: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
-    import time
-
     run = tmp_path / "run"
     settings = [
         "python", "-m", "jobs.sft", f"run={run}", f"data={data}", f"model.path={tiny_model}", "pool.workers=2",
