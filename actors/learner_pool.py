@@ -35,6 +35,7 @@ class LearnerPool:
             num_cpus=settings.cpus_per_worker,
             num_gpus=settings.gpus_per_worker,
             accelerator_type=settings.accelerator_type,
+            label_selector=settings.node_labels or None,
             runtime_env={"env_vars": worker_environment(settings)},
         )
         self._ranks = [remote.remote(self._config, rank) for rank in range(settings.workers)]

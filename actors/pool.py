@@ -53,6 +53,7 @@ class Pool:
             num_cpus=settings.cpus_per_worker,
             num_gpus=settings.gpus_per_worker,
             accelerator_type=settings.accelerator_type,
+            label_selector=settings.node_labels or None,
             runtime_env={"env_vars": environment},
         )
         self._arguments = arguments

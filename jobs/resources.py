@@ -6,12 +6,12 @@ import ray
 
 from dermo_ray.config.pools import PoolSettings
 from dermo_ray.errors import UserError
-from jobs.preflight.resources import Cluster, check_resources
+from jobs.preflight.resources import Cluster, Node, check_resources
 
 
 def connected_cluster() -> Cluster:
     """The cluster that this process is connected to."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [Node(node["Resources"], node["Labels"]) for node in ray.nodes() if node["Alive"]]
     return Cluster(nodes, ray.available_resources())
 
 

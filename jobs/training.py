@@ -36,6 +36,7 @@ def fit(train_rank: Callable[[], None], pool: PoolSettings, run: Path) -> None:
             use_gpu=pool.on_gpu,
             resources_per_worker=_resources(pool),
             accelerator_type=pool.accelerator_type,
+            label_selector=pool.node_labels or None,
         ),
         run_config=RunConfig(  # type: ignore[arg-type]  # static types of ray.train are those of its first version
             name="ray",

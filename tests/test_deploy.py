@@ -72,7 +72,7 @@ def test_every_pool_has_a_worker_group_that_holds_it(monkeypatch: pytest.MonkeyP
     resource, config = job()
     groups = {group["groupName"]: group for group in resource["spec"]["rayClusterSpec"]["workerGroupSpecs"]}
     for pool in (config.rollout, config.rewards, config.learner):
-        group = groups[pool.node_group]
+        group = groups[pool.node_labels["ray.io/node-group"]]
         limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
         for asked, key in ((pool.gpus_per_worker, "nvidia.com/gpu"), (pool.cpus_per_worker, "cpu")):
             per_pod = float(limits.get(key, 0))

@@ -26,7 +26,7 @@ from jobs.preflight.host_memory import check_host_memory
 from jobs.preflight.model import check_model, lora_parameters, parameters, read_config
 from jobs.preflight.nodes import DRIVER, NodeFacts, ask_nodes
 from jobs.preflight.plan import Plan
-from jobs.preflight.resources import Cluster, check_resources
+from jobs.preflight.resources import Cluster, Node, check_resources
 from jobs.preflight.reward import check_scoring
 from jobs.preflight.versions import check_system, check_versions
 
@@ -153,15 +153,30 @@ def test_a_plan_finds_what_a_job_takes_wherever_its_settings_stand(tmp_path: Pat
 
 
 def test_workers_that_no_node_has_room_for_are_a_warning() -> None:
-    cluster = Cluster([{"CPU": 4, "GPU": 1}, {"CPU": 4, "GPU": 1}], {"CPU": 8, "GPU": 2})
+    cluster = Cluster([Node({"CPU": 4, "GPU": 1})] * 2, {"CPU": 8, "GPU": 2})
     pools = {"rollout": PoolSettings(workers=2, gpus_per_worker=0.6), "learner": PoolSettings(gpus_per_worker=0.6)}
     (finding,) = check_resources(pools, cluster)
     assert finding.status == "warn"
     assert "no node has room for all workers of rollout" in finding.found
 
 
+@pytest.mark.parametrize(
+    ("labels", "workers", "cause"),
+    [
+        ("learner", 1, "pool asks for nodes with ray.io/node-group=learner and the cluster has none"),
+        ("rollout", 9, "pool asks for 9 CPUs and the nodes it may use have 8"),
+        ("rollout", 8, None),
+    ],
+)
+def test_a_pool_is_held_to_the_nodes_that_it_may_use(labels: str, workers: int, cause: str | None) -> None:
+    cluster = Cluster([Node({"CPU": 8}, {"ray.io/node-group": "rollout"}), Node({"CPU": 8})], {"CPU": 16})
+    pool = PoolSettings(workers=workers, node_labels={"ray.io/node-group": labels})
+    lines = failures(check_resources({"pool": pool}, cluster))
+    assert [line.partition(": ")[0] for line in lines] == ([cause] if cause else [])
+
+
 def test_a_cluster_that_others_use_now_is_a_warning() -> None:
-    cluster = Cluster([{"CPU": 8}], {"CPU": 2})
+    cluster = Cluster([Node({"CPU": 8})], {"CPU": 2})
     (finding,) = check_resources({"pool": PoolSettings(workers=4)}, cluster)
     assert (finding.status, finding.found) == ("warn", "4 of 8 CPUs; only 2 CPUs are free now")
 
