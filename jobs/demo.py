@@ -41,7 +41,8 @@ from jobs import concepts, evaluate, mavic, prepare, sft
 from jobs.cluster import ray_session
 from jobs.command import main
 from jobs.memory import PeakMemory
-from jobs.serve import check_port, serving
+from jobs.preflight.ports import check_port
+from jobs.serve import serving
 
 CONFIG = DemoConfig
 

@@ -26,10 +26,9 @@ from dermo_ray.progress import progress_bar
 from dermo_ray.report.tables import tables
 from dermo_ray.rollouts import EVALUATION, ScoredCompletion
 from dermo_ray.taxonomy import Taxonomy
+from jobs import preflight
 from jobs.cluster import ray_session
 from jobs.command import main
-from jobs.resources import require
-from rewards.check import check_reward
 from serve.checkpoints import Checkpoint, resolve
 
 CONFIG = EvaluateConfig
@@ -41,7 +40,6 @@ COMPLETIONS = "evaluation"
 
 def run(config: EvaluateConfig) -> Evaluation:
     """Measure both policies, write the results, and return them."""
-    check_reward(config.reward)
     checkpoint = resolve(config.run, config.checkpoint)
     if checkpoint.adapter is None:
         raise UserError(f"{config.run} has no adapter to compare with its base model: give a run of jobs.mavic")
@@ -49,7 +47,7 @@ def run(config: EvaluateConfig) -> Evaluation:
     count = min(config.prompts or len(order.prompts), len(order.prompts))
     prompts = [Prompt(index, order[index]) for index in range(count)]
     with ray_session():
-        require({"rollout": config.rollout})
+        preflight.ensure("evaluate", config)
         rows = asyncio.run(_sample(config, checkpoint, checkpoint.adapter, prompts))
     by_policy = {name: [row for row in rows if row.policy == name] for name in (BEFORE, AFTER)}
     for name, written in by_policy.items():

@@ -10,10 +10,9 @@ import asyncio
 from dermo_ray.config.mavic import MavicConfig
 from dermo_ray.data.prompts import PromptOrder, read_prompts
 from dermo_ray.run_directory import claimed
+from jobs import preflight
 from jobs.cluster import ray_session
 from jobs.command import main
-from jobs.resources import require
-from rewards.check import check_reward
 
 CONFIG = MavicConfig
 
@@ -23,15 +22,11 @@ CHANGEABLE = frozenset({"steps", "rollout", "rewards", "checkpoint_every", "keep
 
 def run(config: MavicConfig) -> None:
     """Train until `config.steps` updates are made. Raises `UserError` for what can't be run as it is set."""
-    check_reward(config.reward)
     prompts = read_prompts(config.data, "train", config.sources)
     with claimed(config.run, config, CHANGEABLE) as checkpoint, ray_session():
-        require({"rollout": config.rollout, "rewards": config.rewards, "learner": config.learner})
-        # these take seconds to import; pools that don't fit should show before
-        from actors.mavic import train
-        from dermo_ray.models.chat import load_processor
+        preflight.ensure("mavic", config)
+        from actors.mavic import train  # takes seconds; what preflight finds should show before
 
-        load_processor(config.model.path)  # names what is missing before anything starts
         asyncio.run(train(config, PromptOrder(prompts, config.seed), checkpoint))
 
 

@@ -44,9 +44,9 @@ from dermo_ray.errors import UserError
 from dermo_ray.progress import progress_bar
 from dermo_ray.staging import staged
 from dermo_ray.taxonomy import Taxonomy
+from jobs import preflight
 from jobs.cluster import ray_session
 from jobs.command import main
-from jobs.resources import require
 
 CONFIG = PrepareConfig
 
@@ -91,8 +91,7 @@ def _prepare(
 ) -> None:
     cache = config.cache_folder
     with staged(config.out, replace=config.replace) as folder, ray_session():
-        if config.teacher is not None and config.teacher.pool is not None:
-            require({"teacher": config.teacher.pool})
+        preflight.ensure("prepare", config)
         rows = _ingested(config, sources, listings, cache)
         selection = select(rows, config, taxonomy)
         samples = selection.samples

@@ -5,7 +5,6 @@ then finished first. Images go in as data URIs. Every answer says in `system_fin
 """
 
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,9 +17,10 @@ from ray.serve.schema import ApplicationStatus, LoggingConfig
 
 from dermo_ray.config.serve import ServeConfig
 from dermo_ray.errors import UserError
+from jobs import preflight
 from jobs.cluster import ray_session
 from jobs.command import main
-from jobs.resources import require
+from jobs.preflight.ports import check_port
 from serve.app import application
 from serve.checkpoints import resolve
 
@@ -51,9 +51,8 @@ def serving(config: ServeConfig) -> Iterator[str]:
     """
     checkpoint = resolve(config.run, config.checkpoint)
     check_port(config.host, config.port)
-    _check_processor(checkpoint.model.path)
     with ray_session():
-        require({"pool": config.pool})
+        preflight.ensure("serve", config)
         if serve.status().proxies:
             raise UserError("this Ray cluster already runs Ray Serve: stop it with `serve shutdown`, or use another")
         serve.start(ProxyLocation.HeadOnly, HTTPOptions(host=config.host, port=config.port), logging_config=_LOGGING)
@@ -65,28 +64,6 @@ def serving(config: ServeConfig) -> Iterator[str]:
             yield url
         finally:
             _drain(config.drain_timeout)
-
-
-def check_port(host: str, port: int) -> None:
-    """Raise `UserError` unless a server could listen on `host` and `port` now."""
-    try:
-        socket.create_server((host, port)).close()
-    except OSError as error:
-        raise UserError(
-            f"can't listen on {host}, port {port} ({_reason(error)}): stop what uses it, or choose another with port="
-        ) from error
-
-
-def _reason(error: OSError) -> str:
-    """Python's own text repeats the address."""
-    return str(error.strerror).partition(" (")[0]
-
-
-def _check_processor(model: Path) -> None:
-    """Raise `UserError` where the model folder lacks its processor, rather than let every replica fail."""
-    from dermo_ray.models.chat import load_processor  # takes seconds; a port in use should show before
-
-    load_processor(model)
 
 
 def _wait_until_healthy(url: str, timeout: float) -> None:

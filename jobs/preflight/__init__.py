@@ -10,6 +10,7 @@ Invariant: nothing is changed. Files that nodes leave to find out whether they s
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import rich
 
@@ -61,11 +62,13 @@ def check(plan: Plan) -> Iterator[Finding]:
     yield from resources.check_resources(plan.pools, cluster)
     if plan.address is not None:
         yield from ports.check_address(*plan.address)
+    base = plan.model
     if isinstance(plan.config, EvaluateConfig | ServeConfig):
-        yield from checkpoint.check_checkpoint(plan.config.run, plan.config.checkpoint)
-    if plan.model is not None:
-        yield from model.check_model(plan.model.path, plan.engines)
-    yield from _of_nodes(plan)
+        finding, base = checkpoint.find_checkpoint(plan.config.run, plan.config.checkpoint)
+        yield finding
+    if base is not None:
+        yield from model.check_model(base.path, plan.engines)
+    yield from _of_nodes(plan, base.path if base is not None else None)
     if plan.reward is not None:
         yield from reward.check_scoring(plan.reward)
     on_gpu = any(pool.on_gpu for pool in plan.pools.values())
@@ -76,7 +79,7 @@ def check(plan: Plan) -> Iterator[Finding]:
             yield from gpu_memory.check_gpu_memory(plan.config, gpu)
 
 
-def _of_nodes(plan: Plan) -> Iterator[Finding]:
+def _of_nodes(plan: Plan, weights: Path | None) -> Iterator[Finding]:
     """The checks for which every node was asked."""
     files = [path for folder in plan.reads for path in folders.samples(folder)]
     facts = ask_nodes(files, plan.writes)
@@ -87,6 +90,5 @@ def _of_nodes(plan: Plan) -> Iterator[Finding]:
     if plan.writes:
         yield from folders.check_writes(plan.writes, facts)
         yield from disk.check_disk(plan.writes, facts[0], disk.needed_gib(plan))
-    weights = plan.model.path if plan.model is not None else None
     nodes_gib = [fact.memory_gib for fact in facts[1:]]
     yield from host_memory.check_host_memory(plan.pools, plan.engines, weights, nodes_gib)
