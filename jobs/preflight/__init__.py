@@ -10,6 +10,7 @@ Invariant: nothing is changed. Files that nodes leave to find out whether they s
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import rich
@@ -36,7 +37,7 @@ def run(config: PreflightConfig) -> list[Finding]:
     job, settings = config.checked()
     plan = Plan(job, settings)
     with ray_session():
-        findings = list(check(plan))
+        findings = list(check(plan, connected_cluster()))
     rich.print(table(findings, f"jobs.{job}"))
     failed = [finding for finding in findings if finding.status == "fail"]
     if failed:
@@ -49,16 +50,17 @@ def ensure(job: JobName, config: Settings) -> None:
 
     Raises `UserError` for the first check that fails.
     """
-    for finding in check(Plan(job, config)):
+    # how much is free just now says little: the stage before this one may still be handing back what it had
+    cluster = replace(connected_cluster(), available=None)
+    for finding in check(Plan(job, config), cluster):
         if finding.status == "fail":
             raise UserError(finding.line)
         if finding.status == "warn":
             print(f"warning: {finding.check}: {finding.line}", file=sys.stderr, flush=True)
 
 
-def check(plan: Plan) -> Iterator[Finding]:
+def check(plan: Plan, cluster: resources.Cluster) -> Iterator[Finding]:
     """What every check finds on the connected cluster, those that take no time first."""
-    cluster = connected_cluster()
     yield from resources.check_resources(plan.pools, cluster)
     if plan.address is not None:
         yield from ports.check_address(*plan.address)

@@ -29,10 +29,10 @@ class Node:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Its nodes, and how much of each resource is free now."""
+    """Its nodes, and how much of each resource is free now; None where that does not matter."""
 
     nodes: Sequence[Node]
-    available: Mapping[str, float]
+    available: Mapping[str, float] | None = None
 
     def total(self, resource: str) -> float:
         """How much all nodes have together."""
@@ -62,11 +62,16 @@ def check_resources(pools: Mapping[str, PoolSettings], cluster: Cluster) -> Iter
             f"{said}, but no node has room for all workers of {homeless}",
             "ask for fewer CPUs or GPUs a worker, so that workers fit what nodes have left",
         )
-    elif busy := [name for name, amount in asked.items() if amount > cluster.available.get(name, 0.0)]:
-        free = " and ".join(f"{cluster.available.get(name, 0.0):g} {name}s" for name in busy)
-        yield Finding(CHECK, "warn", f"{said}; only {free} are free now", "the pools wait until other jobs have ended")
+    elif cluster.available is not None and (busy := _taken(asked, cluster.available)):
+        yield Finding(CHECK, "warn", f"{said}; only {busy} are free now", "the pools wait until other jobs have ended")
     else:
         yield Finding(CHECK, "pass", said)
+
+
+def _taken(asked: Mapping[str, float], available: Mapping[str, float]) -> str:
+    """How much is free of what there is too little of now; nothing where there is enough."""
+    short = [name for name, amount in asked.items() if amount > available.get(name, 0.0)]
+    return " and ".join(f"{available.get(name, 0.0):g} {name}s" for name in short)
 
 
 def of_a_worker(pool: PoolSettings, resource: str) -> float:
