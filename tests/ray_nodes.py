@@ -1,4 +1,4 @@
-"""A real Ray cluster of several nodes on this machine, started as on several: by `ray start`, one process a node.
+"""A real Ray cluster of several nodes on this machine, started as on several: by `make head` and `make worker`.
 
 Each cluster has a home of its own, so that its token is no other's, and is taken down by handle: `ray stop` would end
 every Ray on the machine.
@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 DEADLINE = 90.0
 """Seconds within which a node must be up, or a job be over."""
@@ -59,12 +60,10 @@ class RayNodes:
         )
 
     def start_head(self, cpus: int) -> None:
-        assert self.ray("get-auth-token", "--generate").returncode == 0
         # the path of Ray's sockets must stay short
         temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
-        self._start(
-            ["--head", f"--port={self.port}", f"--dashboard-port={self.dashboard}", f"--temp-dir={temporary}"], cpus
-        )
+        own = [f"--port={self.port}", f"--dashboard-port={self.dashboard}", f"--temp-dir={temporary}"]
+        self._start(["head"], [*own, "--ray-client-server-port=0"], cpus)
         self._wait_for(1)
 
     def start_worker(
@@ -72,7 +71,7 @@ class RayNodes:
     ) -> None:
         marks = [f"--labels={','.join(f'{key}={value}' for key, value in labels.items())}"] if labels else []
         before = self.alive()
-        self._start([f"--address=127.0.0.1:{self.port}", *marks], cpus, environment)
+        self._start(["worker", f"ADDRESS=127.0.0.1:{self.port}"], marks, cpus, environment)
         self._wait_for(before + 1)
 
     def alive(self) -> int:
@@ -108,9 +107,9 @@ class RayNodes:
         raise TimeoutError(f"job {name} was not over within {timeout:g} s:\n{self.logs(name)}")
 
     def stop(self) -> None:
-        """End the nodes, the head last."""
+        """End the nodes, the head last, each with every process that it started."""
         for node in reversed(self.nodes):
-            node.send_signal(signal.SIGTERM)  # `ray start --block` takes its node's processes with it
+            os.killpg(node.pid, signal.SIGTERM)
             try:
                 node.wait(30)
             except subprocess.TimeoutExpired:
@@ -118,12 +117,18 @@ class RayNodes:
                 node.wait(10)
         self.nodes.clear()
 
-    def _start(self, arguments: Sequence[str], cpus: int, environment: Mapping[str, str] | None = None) -> None:
+    def _start(
+        self, target: Sequence[str], options: Sequence[str], cpus: int, environment: Mapping[str, str] | None = None
+    ) -> None:
         # ports that every node would take by itself, and that nodes of one machine have to share out
         own = [f"--{kind}={free_port()}" for kind in ("dashboard-agent-listen-port", "metrics-export-port")]
+        arguments = " ".join(["--block", f"--num-cpus={cpus}", "--disable-usage-stats", *own, *options])
+        # the environment that these tests run in is the one that `make` would set up first
+        ready = [f"--assume-old=.venv/.ready-{variant}" for variant in ("cpu", "gpu")]
         self.nodes.append(
             subprocess.Popen(
-                [BIN / "ray", "start", "--block", f"--num-cpus={cpus}", "--disable-usage-stats", *own, *arguments],
+                ["make", *ready, *target, f"ARGS={arguments}"],
+                cwd=ROOT,
                 env=self.environment | dict(environment or {}),
                 stdout=(self.home / f"node-{len(self.nodes)}.log").open("wb"),
                 stderr=subprocess.STDOUT,

@@ -65,6 +65,26 @@ def test_every_job_explains_itself_and_its_settings(job: str) -> None:
     assert all(f"  {setting}" in text for setting in module.CONFIG.model_fields)
 
 
+def cheap_commands() -> list[list[str]]:
+    """The jobs' commands on all pages that need nothing but themselves: help, and preparing phantoms."""
+    found = [words for page in PAGES for words in commands(page, "python -m")]
+    alone = [words for words in found if "--help" in words or {words[0], *words[1:]} >= {"jobs.prepare", "source=phantoms"}]
+    return [list(words) for words in dict.fromkeys(map(tuple, alone))]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("words", cheap_commands(), ids=" ".join)
+def test_commands_that_need_nothing_else_do_their_work(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module(words[0])
+    with pytest.raises(SystemExit) as ended:
+        command.main(module.CONFIG, module.run, module.__doc__, words[1:])
+    assert ended.value.code == 0
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_make_command_names_a_target_that_make_would_build(page: Path) -> None:
     for words in commands(page, "make"):
