@@ -8,7 +8,10 @@ from typing import NoReturn
 
 from jobs import command
 
-JOBS = ("prepare", "sft", "concepts", "mavic", "evaluate", "serve", "demo", "reward_check", "preflight", "merge", "reference")
+JOBS = (
+    *("prepare", "sft", "concepts", "mavic", "evaluate", "serve", "demo"),
+    *("preflight", "reward_check", "merge", "reference"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:

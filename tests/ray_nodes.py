@@ -48,7 +48,9 @@ class RayNodes:
             "RAY_USAGE_STATS_ENABLED": "0",
         }
 
-    def ray(self, *arguments: object, cwd: Path | None = None, timeout: float = DEADLINE) -> subprocess.CompletedProcess:
+    def ray(
+        self, *arguments: object, cwd: Path | None = None, timeout: float = DEADLINE
+    ) -> subprocess.CompletedProcess[str]:
         """Call the `ray` program as a person would."""
         return subprocess.run(
             [BIN / "ray", *map(str, arguments)],
@@ -80,7 +82,9 @@ class RayNodes:
         found = re.search(r"^\[.*\]", listed.stdout, re.DOTALL | re.MULTILINE)
         return len(json.loads(found[0])) if found else 0
 
-    def submit(self, *entrypoint: object, folder: Path, name: str, environment: Mapping[str, str] | None = None) -> None:
+    def submit(
+        self, *entrypoint: object, folder: Path, name: str, environment: Mapping[str, str] | None = None
+    ) -> None:
         submitted = self.ray(
             "job", "submit", "--working-dir", folder, "--no-wait", "--submission-id", name,
             "--runtime-env-json", json.dumps({"env_vars": dict(environment or {})}), "--", *entrypoint,

@@ -39,7 +39,8 @@ def test_what_travels_with_a_job_is_the_code_and_far_below_the_limit(folder: Pat
     create_package(str(folder), package, include_gitignore=True, include_parent_dir=False)
     names = zipfile.ZipFile(package).namelist()
     assert not [name for name in names if name.endswith("large.bin")]
-    assert {"jobs/mavic.py", "dermo_ray/data/prompts.py", "dermo_ray/taxonomy.yaml", "configs/demo/sft.yaml"} <= set(names)
+    needed = {"jobs/mavic.py", "dermo_ray/data/prompts.py", "dermo_ray/taxonomy.yaml", "configs/demo/sft.yaml"}
+    assert needed <= set(names)
     assert {name.partition("/")[0] for name in names} >= {"actors", "dermo_ray", "jobs", "rewards", "serve", "configs"}
     assert package.stat().st_size < GCS_STORAGE_MAX_SIZE / 100
 
@@ -73,7 +74,8 @@ def test_a_submitted_job_does_its_work_and_its_log_reads_well(cluster: RayNodes,
     assert manifest["counts"]["images"]["total"] > 100
     log = cluster.logs("prepare")
     assert "\r" not in log
-    assert [line for line in log.splitlines() if line.startswith("prepare: ")][-1].startswith("prepare: 130 of 130 images")
+    progress = [line for line in log.splitlines() if line.startswith("prepare: ")]
+    assert progress[-1].startswith("prepare: 130 of 130 images")
 
 
 def preflight(cluster: RayNodes, folder: Path, name: str, *settings: object) -> tuple[str, str]:

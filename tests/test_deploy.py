@@ -59,16 +59,21 @@ def test_a_mistake_in_a_manifest_is_found(path: list[Any], value: Any, complaint
         check(resource)
 
 
+def here(path: str) -> Path:
+    """The file that the image has at `path`."""
+    folder = re.findall(r"^WORKDIR (\S+)$", DOCKERFILE, re.MULTILINE)[-1]
+    return ROOT / Path(path).relative_to(folder)
+
+
 def job() -> tuple[dict[str, Any], MavicConfig]:
     """The RayJob, and the settings that its command line gives."""
     resource = manifest("rayjob-mavic.yaml")
-    python, flag, module, *arguments = shlex.split(resource["spec"]["entrypoint"])
+    python, flag, module, file, *overrides = shlex.split(resource["spec"]["entrypoint"])
     assert (python, flag, module) == ("python", "-m", "jobs.mavic")
-    return resource, load(MavicConfig, *command.parse(arguments))
+    return resource, load(MavicConfig, here(file), command.parse(overrides)[1])
 
 
-def test_every_pool_has_a_worker_group_that_holds_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+def test_every_pool_has_a_worker_group_that_holds_it() -> None:
     resource, config = job()
     groups = {group["groupName"]: group for group in resource["spec"]["rayClusterSpec"]["workerGroupSpecs"]}
     for pool in (config.rollout, config.rewards, config.learner):
@@ -100,7 +105,7 @@ def test_the_service_is_upgraded_without_a_gap_and_its_application_is_one_that_r
     module, _, attribute = application.import_path.partition(":")
     source = (ROOT / f"{module.replace('.', '/')}.py").read_text()
     assert re.search(rf"^(?:async )?def {attribute}\(", source, re.MULTILINE)
-    load(ServeConfig, ROOT / application.args["config"])
+    load(ServeConfig, here(application.args["config"]))
 
 
 def test_manifests_and_container_file_name_the_pinned_versions() -> None:

@@ -58,8 +58,9 @@ def test_a_policy_scores_a_conversation_as_the_familys_own_forward_pass(base: Pa
 @pytest.fixture(scope="module")
 def data(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("families") / "data"
-    settings = {"formats": ["morph_reasoning"], "tasks": ["task3"], "phantom": {"size": 64}}
-    prepare.run(PrepareConfig.model_validate({"source": "phantoms", "count": 60, "out": out, "prompts": "brief"} | settings))
+    records = {"formats": ["morph_reasoning"], "tasks": ["task3"], "prompts": "brief"}
+    phantoms = {"source": "phantoms", "count": 60, "phantom": {"size": 64}}
+    prepare.run(PrepareConfig.model_validate({"out": out} | phantoms | records))
     return out
 
 

@@ -35,7 +35,8 @@ def test_a_merged_model_says_what_base_and_adapter_said_together(
         found = load(tmp_path / "whole")(input_ids=ids).logits
     assert torch.allclose(found, expected, atol=1e-4)
     assert not torch.allclose(found, base, atol=1e-2)
-    assert load_processor(tmp_path / "whole").tokenizer.eos_token_id == load_processor(tiny_model).tokenizer.eos_token_id
+    before, after = (load_processor(folder).tokenizer for folder in (tiny_model, tmp_path / "whole"))
+    assert after.get_vocab() == before.get_vocab()
 
 
 @pytest.mark.parametrize("prefix", ["", "base_model.model."])

@@ -28,8 +28,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (source / file).parent.mkdir(parents=True, exist_ok=True)
             (source / file).write_bytes((ROOT / file).read_bytes())
     script = (
-        "import sys; from setuptools import build_meta as b; "
-        "print(b.build_sdist(sys.argv[1])); print(b.build_wheel(sys.argv[1]))"
+        "import sys; from setuptools import build_meta; out = sys.argv[1]; "  # building changes sys.argv
+        "build_meta.build_sdist(out); build_meta.build_wheel(out)"
     )
     subprocess.run([sys.executable, "-c", script, folder], cwd=source, check=True, capture_output=True, timeout=120)
     return folder
@@ -49,7 +49,8 @@ def test_the_wheel_holds_the_packages_with_their_data_and_nothing_else(built: Pa
 
 def test_the_source_distribution_can_be_built_from(built: Path) -> None:
     (source,) = built.glob("*.tar.gz")
-    names = {name.partition("/")[2] for name in tarfile.open(source).getnames()}
+    with tarfile.open(source) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"pyproject.toml", "README.md", "LICENSE", "dermo_ray/taxonomy.yaml", "jobs/cli.py"} <= names
 
 
@@ -58,13 +59,13 @@ def test_the_wheel_works_away_from_the_repository(built: Path, tmp_path: Path) -
     subprocess.run(
         [sys.executable, "-m", "zipfile", "-e", wheel, tmp_path / "site"], check=True, capture_output=True, timeout=60
     )
-    out = tmp_path / "data"
+    settings = ["source=phantoms", "count=8", f"out={tmp_path / 'data'}", "dry_run=true"]
     program = (
         "import sys, pathlib; import dermo_ray; from jobs.cli import main; "
         "assert pathlib.Path(dermo_ray.__file__).is_relative_to(sys.argv.pop(1)); main()"
     )
     ran = subprocess.run(
-        [sys.executable, "-c", program, tmp_path / "site", "prepare", "source=phantoms", "count=8", f"out={out}", "--dry-run"],
+        [sys.executable, "-c", program, tmp_path / "site", "prepare", *settings],
         cwd=tmp_path,
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(tmp_path / "site"), "HOME": str(tmp_path)},
         capture_output=True,

@@ -16,7 +16,7 @@ class PoolSettings(Settings):
     """CPU cores that each actor reserves."""
     accelerator_type: str | None = None
     """Ray's name of the accelerator to insist on, such as H100."""
-    node_labels: dict[str, str] = {}
+    node_labels: dict[str, str] = Field(default={})
     """Labels that a node must have, as `ray start --labels` gives them."""
 
     @property

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dermo_ray.config.mavic import MavicConfig
 from dermo_ray.config.sft import SftConfig
-from jobs.preflight.finding import Finding
+from jobs.preflight.finding import Finding, Status
 from jobs.preflight.model import lora_parameters, parameters, read_config, weight_files
 from jobs.preflight.nodes import NodeFacts
 from jobs.preflight.plan import Plan
@@ -28,7 +28,7 @@ def check_disk(folders: Sequence[Path], driver: NodeFacts, needed_gib: float) ->
         if free >= 2 * needed_gib:
             yield Finding(CHECK, "pass", said)
         else:
-            status = "fail" if free < needed_gib else "warn"
+            status: Status = "fail" if free < needed_gib else "warn"
             yield Finding(CHECK, status, said, "make room, or keep fewer checkpoints (keep_checkpoints)")
 
 

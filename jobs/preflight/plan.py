@@ -1,6 +1,6 @@
 """What a job will take, read off its settings: pools, engines, the model, what it reads and what it writes.
 
-Settings are looked for by their type wherever they stand, so that a job's new pool is checked without being listed here.
+Settings are looked for by their type wherever they stand, so that a job's new pool is checked without a word here.
 """
 
 from collections.abc import Iterator, Mapping
