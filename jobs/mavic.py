@@ -30,8 +30,10 @@ def run(config: MavicConfig) -> None:
         # these take seconds to import; pools that don't fit should show before
         from actors.mavic import train
         from dermo_ray.models.chat import load_processor
+        from dermo_ray.models.lengths import refuse_long_prompts
 
-        load_processor(config.model.path)  # names what is missing before anything starts
+        processor = load_processor(config.model.path)  # names what is missing before anything starts
+        refuse_long_prompts(processor, prompts, config.data, config.rollout.max_tokens, config.rollout.engine.max_model_len)
         asyncio.run(train(config, PromptOrder(prompts, config.seed), checkpoint))
 
 
