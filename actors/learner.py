@@ -20,7 +20,7 @@ from actors.deepspeed_engine import ShardedTrainer, join_ranks
 from actors.environment import threads
 from actors.images import read_images
 from actors.messages import ScoredGroup, TrainingGroup
-from actors.pieces import Piece, assemble, deal, rows_of
+from actors.pieces import Piece, assemble, deal, strands_of
 from dermo_ray.algorithms import aggregate, kl_divergence, loss_units, objective
 from dermo_ray.config.mavic import MavicConfig
 from dermo_ray.models.batches import ImageFeatures, PromptImages, encode_images, micro_batches
@@ -66,7 +66,7 @@ class LearnerRank:
         masks = [piece.batch.attention_mask for piece in pieces]
         all_units, padded, filled = self._trainer.total(
             [
-                float(sum(loss_units(piece.batch.trained, aggregation) for piece in pieces)),
+                float(sum(loss_units(piece.mask, aggregation) for piece in pieces)),
                 sum(mask.numel() for mask in masks),
                 float(sum(mask.sum() for mask in masks)),
             ]
@@ -108,9 +108,8 @@ class LearnerRank:
         sums = dict.fromkeys(names, 0.0)
         for piece in self._pieces([TrainingGroup(g, [0.0] * len(g.rewards)) for g in groups]):
             piece = piece.to(self._trainer.device)
-            mask = piece.batch.trained
             with torch.no_grad():
-                logprobs = self._spread(self._scorer(piece.batch), mask)
+                logprobs = piece.spread(self._scorer(piece.batch))
                 divergence = kl_divergence(logprobs, self._reference(piece), self._config.algorithm.kl_kind)
             for name, value in zip(piece.completions, divergence.sum(dim=-1).tolist(), strict=True):
                 sums[name] += value
@@ -139,8 +138,8 @@ class LearnerRank:
         """The share of `piece` in the loss of the whole batch, and sums over its trained tokens."""
         settings = self._config.algorithm
         piece = piece.to(self._trainer.device)
-        mask = piece.batch.trained
-        logprobs = self._spread(self._trainer.engine(piece.batch), mask)
+        mask = piece.mask
+        logprobs = piece.spread(self._trainer.engine(piece.batch))
         reference = self._reference(piece) if settings.kl_in_loss else None
         losses, means = objective(logprobs, piece.rollout_logprobs, piece.advantages, mask, settings, reference)
         max_tokens = self._config.rollout.max_tokens
@@ -157,14 +156,9 @@ class LearnerRank:
         }
 
     def _reference(self, piece: Piece) -> Tensor:
-        """Log-probabilities [B, L] by the policy without its adapter."""
+        """Log-probabilities [S, T] by the policy without its adapter."""
         with torch.no_grad(), self._policy.disable_adapter():
-            return self._spread(self._scorer(piece.batch), piece.batch.trained)
-
-    @staticmethod
-    def _spread(values: Tensor, mask: Tensor) -> Tensor:
-        """Put the values of trained tokens, [N] in row-major order, where they belong in [B, L]."""
-        return values.new_zeros(mask.shape).masked_scatter(mask, values)
+            return piece.spread(self._scorer(piece.batch))
 
     def _pieces(self, groups: Sequence[TrainingGroup]) -> list[Piece]:
         """The passes of this rank over its share of the batch, as many as every other makes; all ranks must call it."""
@@ -174,11 +168,16 @@ class LearnerRank:
         with ThreadPoolExecutor(torch.get_num_threads()) as executor:
             images = list(executor.map(self._images, share))
         features = self._features(images) if self._config.vision == "frozen" else None
-        rows = rows_of(share, mask_truncated=self._config.algorithm.truncated == "mask")
+        strands = strands_of(
+            share,
+            budget,
+            share=self._scorer.takes_branches,
+            mask_truncated=self._config.algorithm.truncated == "mask",
+        )
         # a tower that is trained sees an image once in every pass that shows it, so completions of it stay together
-        prompts = None if features is not None else [row.sequence.images for row in rows]
-        cut = micro_batches([len(row.sequence) for row in rows], budget, prompts)
-        pieces = [assemble([rows[position] for position in positions], images, pad_id, features) for positions in cut]
+        groups_of = None if features is not None else [strand.position for strand in strands]
+        cut = micro_batches([len(strand) for strand in strands], budget, groups_of)
+        pieces = [assemble([strands[at] for at in positions], images, pad_id, features) for positions in cut]
         if not own:
             pieces = [piece.untrained for piece in pieces]
         return pieces + [pieces[-1].untrained] * (self._trainer.most(len(pieces)) - len(pieces))

@@ -10,43 +10,62 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from actors.messages import TrainingGroup
+from actors.messages import Sampled, TrainingGroup
 from dermo_ray.models.batches import ImageFeatures, PromptImages, TokenSequence, VLMBatch, collate, untrained
 
 
 @dataclass(frozen=True)
-class Row:
-    """One completion as a sequence to train on."""
+class Sample:
+    """One completion to train on."""
 
-    sequence: TokenSequence
+    completion: Sampled
+    trains: bool
+    """False leaves its tokens out of the loss."""
     advantage: float
-    rollout_logprobs: list[float]
-    """As the engine reported them, one for each token of the completion."""
     version: int
     """The policy version that sampled it."""
-    completion: tuple[int, int]
+    name: tuple[int, int]
     """The index of its prompt, and which of the prompt's completions it is."""
 
 
 @dataclass(frozen=True)
+class Strand:
+    """A prompt and completions of it that share its pass through the model."""
+
+    position: int
+    """Of its group among those of the rank."""
+    prompt_ids: list[int]
+    samples: list[Sample]
+
+    def __len__(self) -> int:
+        """In tokens, the prompt's once."""
+        return len(self.prompt_ids) + sum(len(sample.completion.token_ids) for sample in self.samples)
+
+
+@dataclass(frozen=True)
 class Piece:
-    """One forward and backward pass: [B, L] tensors beside the batch."""
+    """One forward and backward pass: S completions of at most T tokens, as sequences of `batch`."""
 
     batch: VLMBatch
+    mask: Tensor
+    """[S, T] bool: the trained tokens of each completion, in the order of `batch.trained`."""
     advantages: Tensor
-    """[B]."""
+    """[S]."""
     rollout_logprobs: Tensor
-    """[B, L], as the engine reported them, 0 where no token is trained."""
+    """[S, T], as the engine reported them, 0 where no token is trained."""
     versions: Tensor
-    """[B] int64: the policy version that sampled each row."""
+    """[S] int64: the policy version that sampled each completion."""
     completions: list[tuple[int, int]]
-    """[B]: the index of each row's prompt, and which of its completions the row is."""
+    """[S]: the index of each one's prompt, and which of the prompt's completions it is."""
 
     @property
     def untrained(self) -> "Piece":
         """The same pass without a trained token, for a rank that has fewer passes than others."""
         return replace(
-            self, batch=untrained(self.batch), rollout_logprobs=torch.zeros_like(self.rollout_logprobs)
+            self,
+            batch=untrained(self.batch),
+            mask=torch.zeros_like(self.mask),
+            rollout_logprobs=torch.zeros_like(self.rollout_logprobs),
         )
 
     def to(self, device: torch.device) -> "Piece":
@@ -54,10 +73,15 @@ class Piece:
         return replace(
             self,
             batch=self.batch.to(device),
+            mask=self.mask.to(device),
             advantages=self.advantages.to(device),
             rollout_logprobs=self.rollout_logprobs.to(device),
             versions=self.versions.to(device),
         )
+
+    def spread(self, values: Tensor) -> Tensor:
+        """[S, T]: the values of trained tokens, [N] in the order of `batch.trained`, where they belong; else 0."""
+        return values.new_zeros(self.mask.shape).masked_scatter(self.mask, values)
 
 
 def deal(groups: Sequence[TrainingGroup], ranks: int) -> list[list[TrainingGroup]]:
@@ -72,41 +96,77 @@ def deal(groups: Sequence[TrainingGroup], ranks: int) -> list[list[TrainingGroup
 
 
 def tokens(training: TrainingGroup) -> int:
-    """Tokens of a group, its prompt counted once for each completion."""
+    """Tokens of a group, its prompt's once."""
     group = training.scored.group
-    return sum(len(group.prompt_ids) + len(completion.token_ids) for completion in group.completions)
+    return len(group.prompt_ids) + sum(len(completion.token_ids) for completion in group.completions)
 
 
-def rows_of(groups: Sequence[TrainingGroup], *, mask_truncated: bool) -> list[Row]:
-    """The completions of `groups`; those of group i show images i. Of masked ones no token is trained."""
-    rows = []
+def strands_of(
+    groups: Sequence[TrainingGroup], token_budget: int, *, share: bool, mask_truncated: bool
+) -> list[Strand]:
+    """The completions of `groups`, with `share` as many of a prompt's in a strand as the budget goes, the longest first.
+
+    A completion that is longer with its prompt stands alone. Of masked ones no token is trained.
+    """
+    strands = []
     for position, training in enumerate(groups):
         group = training.scored.group
-        given = [False] * len(group.prompt_ids)
-        for sample, (completion, advantage) in enumerate(zip(group.completions, training.advantages, strict=True)):
-            trains = not (mask_truncated and completion.truncated)
-            ids = group.prompt_ids + completion.token_ids
-            sequence = TokenSequence(ids, given + [trains] * len(completion.token_ids), position)
-            rows.append(Row(sequence, advantage, completion.logprobs, group.version, (group.prompt.index, sample)))
-    return rows
+        samples = [
+            Sample(
+                completion,
+                not (mask_truncated and completion.truncated),
+                advantage,
+                group.version,
+                (group.prompt.index, number),
+            )
+            for number, (completion, advantage) in enumerate(zip(group.completions, training.advantages, strict=True))
+        ]
+        of_group: list[Strand] = []
+        for sample in sorted(samples, key=lambda s: (-len(s.completion.token_ids), s.name)):
+            size = len(sample.completion.token_ids)
+            roomy = (strand for strand in of_group if share and len(strand) + size <= token_budget)
+            strand = next(roomy, None)
+            if strand is None:
+                strand = Strand(position, group.prompt_ids, [])
+                of_group.append(strand)
+            strand.samples.append(sample)
+        strands += of_group
+    return strands
 
 
 def assemble(
-    rows: Sequence[Row],
+    strands: Sequence[Strand],
     images: Sequence[PromptImages],
     pad_id: int,
     features: Sequence[ImageFeatures] | None = None,
 ) -> Piece:
-    """The pass over `rows`, with those of all `images`, or of their `features`, that they show."""
-    batch = collate([row.sequence for row in rows], images, pad_id, features)
-    reported = torch.zeros(batch.trained.shape)
-    for number, row in enumerate(rows):
-        end = len(row.sequence)
-        reported[number, end - len(row.rollout_logprobs) : end] = torch.tensor(row.rollout_logprobs)
+    """The pass over `strands`; group i shows `images` i, or the tower has made `features` i of them already."""
+    branched = any(len(strand.samples) > 1 for strand in strands)
+    batch = collate([_sequence(strand, branched) for strand in strands], images, pad_id, features)
+    samples = [sample for strand in strands for sample in strand.samples]
+    longest = max(len(sample.completion.token_ids) for sample in samples)
+    mask = torch.zeros(len(samples), longest, dtype=torch.bool)
+    reported = torch.zeros(len(samples), longest)
+    for row, sample in enumerate(samples):
+        if sample.trains:
+            mask[row, : len(sample.completion.token_ids)] = True
+            reported[row, : len(sample.completion.token_ids)] = torch.tensor(sample.completion.logprobs)
     return Piece(
         batch,
-        torch.tensor([row.advantage for row in rows]),
-        reported.masked_fill(~batch.trained, 0.0),
-        torch.tensor([row.version for row in rows]),
-        [row.completion for row in rows],
+        mask,
+        torch.tensor([sample.advantage for sample in samples]),
+        reported,
+        torch.tensor([sample.version for sample in samples]),
+        [sample.name for sample in samples],
     )
+
+
+def _sequence(strand: Strand, branched: bool) -> TokenSequence:
+    ids = list(strand.prompt_ids)
+    trained, branches = [False] * len(ids), [0] * len(ids)
+    for number, sample in enumerate(strand.samples, start=1):
+        size = len(sample.completion.token_ids)
+        ids += sample.completion.token_ids
+        trained += [sample.trains] * size
+        branches += [number] * size
+    return TokenSequence(ids, trained, strand.position, branches if branched else None)

@@ -21,6 +21,7 @@ from actors.images import read_images, store_images
 from actors.learner import LearnerRank
 from actors.learner_pool import LearnerPool
 from actors.messages import ScoredGroup, TrainingGroup
+from actors.pieces import tokens
 from actors.pool import PoolError
 from dermo_ray.config.algorithm import PRESETS, AlgorithmSettings
 from dermo_ray.config.mavic import MavicConfig
@@ -87,7 +88,7 @@ def test_an_update_changes_the_adapter_and_reports_what_it_did(
     assert metrics["learning_rate"] == 1e-3
     assert metrics["grad_norm"] > 0
     assert metrics["kl"] == pytest.approx(0.0, abs=1e-6)  # a fresh adapter is the policy without one
-    lengths = [len(g.scored.group.prompt_ids) + len(c.token_ids) for g in batch for c in g.scored.group.completions]
+    lengths = [tokens(training) for training in batch]
     assert metrics["padding"] == pytest.approx(1 - sum(lengths) / (len(lengths) * max(lengths)))
 
 
@@ -160,6 +161,16 @@ def test_the_gradient_does_not_depend_on_the_size_of_micro_batches(
     found, _, others = descend(sharding={"micro_batch_tokens": budget})
     assert comparable(found) == pytest.approx(comparable(metrics), rel=1e-4, abs=1e-6)
     assert apart(weights(before), weights(after)) > 1e-2
+    assert gap_of_updates(before, after, others) < 1e-5
+
+
+def test_completions_that_share_their_prompt_have_the_gradient_of_those_that_do_not(
+    descend: Callable[..., Descent], whole: Descent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics, before, after = whole
+    monkeypatch.setattr(PolicyScorer, "takes_branches", False)
+    found, _, others = descend()
+    assert comparable(found) == pytest.approx(comparable(metrics), rel=1e-4, abs=1e-6)
     assert gap_of_updates(before, after, others) < 1e-5
 
 

@@ -223,6 +223,27 @@ def test_the_tower_sees_each_image_once_and_its_features_serve_every_batch(
     assert torch.allclose(torch.cat(apart), together, atol=1e-5)
 
 
+def test_branches_of_a_prompt_score_as_if_each_followed_it_alone(
+    policy: Any, processor: Any, encoded: Any, rows: list[TokenSequence], batch: VLMBatch
+) -> None:
+    scorer = PolicyScorer(policy)
+    assert scorer.takes_branches
+    packed, order = [], []
+    for prompt in (0, 1):
+        own = [row for row, sequence in enumerate(rows) if sequence.images == prompt]
+        start = encoded[0][prompt].trained.index(True)
+        answers = [rows[row].ids[start:] for row in own]
+        ids = encoded[0][prompt].ids[:start] + [token for answer in answers for token in answer]
+        branches = [0] * start + [number for number, answer in enumerate(answers, start=1) for _ in answer]
+        packed.append(TokenSequence(ids, [branch > 0 for branch in branches], prompt, branches))
+        order += own
+    made = collate(packed, encoded[1], processor.tokenizer.pad_token_id)
+    assert made.input_ids.numel() < 0.6 * batch.input_ids.numel()
+    with torch.no_grad():
+        together, apart = scorer(made), scorer(batch).split(batch.trained.sum(dim=1).tolist())
+    assert torch.allclose(together, torch.cat([apart[row] for row in order]), atol=1e-5)
+
+
 def test_logits_are_formed_chunk_by_chunk_with_the_same_scores_and_gradients(
     tiny_model: Path, batch: VLMBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:

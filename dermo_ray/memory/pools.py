@@ -40,9 +40,16 @@ class PoolMemory:
 
 
 def learner_memory(
-    pool: str, settings: PoolSettings, sharding: ShardingSettings, model: ModelSettings, sizes: Architecture, longest: int
+    pool: str,
+    settings: PoolSettings,
+    sharding: ShardingSettings,
+    model: ModelSettings,
+    sizes: Architecture,
+    longest: int,
+    *,
+    branched: bool,
 ) -> PoolMemory:
-    """A DeepSpeed rank that trains sequences of up to `longest` tokens.
+    """A DeepSpeed rank that trains sequences of up to `longest` tokens, or with `branched`, of several to a prompt.
 
     Sharding by ZeRO stage: Rajbhandari et al., arXiv 1910.02054, section 5. With bfloat16 weights DeepSpeed keeps a
     32-bit copy of what is trained and adds gradients up in 32 bits.
@@ -59,6 +66,7 @@ def learner_memory(
         "gradients": sizes.trained * (size + (4 / sharded[2] if mixed else 0)),
         "optimizer": sizes.trained * (12 if mixed else 8) / sharded[1],
         "activations": _activations(sizes, size, tokens, model.gradient_checkpointing),
+        "attention_mask": tokens * (tokens if branched else longest) * size,
         "logits": min(_LOGITS_AT_ONCE, tokens * sizes.vocabulary) * (16 + 2 * size),
         "overhead": _OVERHEAD + bucket + gathered,
     }

@@ -67,14 +67,15 @@ def memory_report(
     pools = []
     if isinstance(config, SftConfig):
         if config.pool.on_gpu:
-            pools.append(
-                learner_memory("pool", config.pool, config.sharding, config.model, sizes, config.max_length)
-            )
+            longest, pool = config.max_length, config.pool
+            pools.append(learner_memory("pool", pool, config.sharding, config.model, sizes, longest, branched=False))
         return MemoryReport(gpu, GPUS[gpu], tuple(pools))
     rollout, learner = config.rollout, config.learner
     if rollout.on_gpu:
         pools.append(engine_memory("rollout", rollout, rollout.engine, config.model, sizes, GPUS[gpu]))
     if learner.on_gpu:
         longest = rollout.engine.max_model_len
-        pools.append(learner_memory("learner", learner, learner.sharding, config.model, sizes, longest))
+        pools.append(
+            learner_memory("learner", learner, learner.sharding, config.model, sizes, longest, branched=True)
+        )
     return MemoryReport(gpu, GPUS[gpu], tuple(pools))

@@ -1,7 +1,8 @@
 """Padded batches of images and token sequences, and how to cut sequences into micro-batches.
 
-Invariant: the images of a prompt are in a batch once, however many sequences show them; `image_index` says which
-sequence shows which prompt's images.
+Invariants: the images of a prompt are in a batch once, however many sequences show them; `image_index` says which
+sequence shows which prompt's images. A sequence may be a prompt and several continuations of it, its branches, side by
+side: each is to be read as if it followed the prompt alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,8 @@ class TokenSequence:
     trained: list[bool]
     images: int
     """Position of its prompt's images among those of all prompts."""
+    branches: list[int] | None = None
+    """Which continuation each token belongs to, from 1, and 0 for the prompt; None where one follows alone."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -69,6 +72,9 @@ class VLMBatch:
     """What the image processor made of the images, prompt by prompt, each image once."""
     image_counts: list[int]
     """[P]: how many images each prompt has."""
+    branches: Tensor | None = None
+    """[B, L] int64: which continuation of its prompt each token belongs to, from 1; 0 for the prompt, -1 for padding.
+    None where sequences have no branches."""
     features: list[ImageFeatures] | None = None
     """[P]: what the vision tower made of them, where it has seen them already."""
 
@@ -80,6 +86,7 @@ class VLMBatch:
             attention_mask=self.attention_mask.to(device),
             trained=self.trained.to(device),
             image_index=self.image_index.to(device),
+            branches=None if self.branches is None else self.branches.to(device),
             images={name: value.to(device) for name, value in self.images.items()},
         )
 
@@ -129,16 +136,19 @@ def collate(
 ) -> VLMBatch:
     """Pad `sequences` on the right to the longest; of `images` (and their `features`), take those that they show.
 
-    Images whose features are given are not handed over again, but for what tells their sizes.
+    Either all sequences have branches or none has. Images whose features are given are not handed over again, but for what tells their sizes.
     """
     length = max(map(len, sequences))
     input_ids = torch.full((len(sequences), length), pad_id)
     attention_mask = torch.zeros_like(input_ids)
     trained = torch.zeros_like(input_ids, dtype=torch.bool)
+    branches = None if sequences[0].branches is None else torch.full_like(input_ids, -1)
     for row, sequence in enumerate(sequences):
         input_ids[row, : len(sequence)] = torch.tensor(sequence.ids)
         attention_mask[row, : len(sequence)] = 1
         trained[row, : len(sequence)] = torch.tensor(sequence.trained)
+        if branches is not None:
+            branches[row, : len(sequence)] = torch.tensor(sequence.branches)
     trained[:, 0] = False
     shown = sorted({sequence.images for sequence in sequences})
     names = [name for name in images[shown[0]].tensors if features is None or name == "image_grid_thw"]
@@ -149,8 +159,17 @@ def collate(
         torch.tensor([shown.index(sequence.images) for sequence in sequences]),
         {name: torch.cat([images[position].tensors[name] for position in shown]) for name in names},
         [images[position].count for position in shown],
+        branches,
         None if features is None else [features[position] for position in shown],
     )
+
+
+def places_in_branches(branches: Tensor) -> Tensor:
+    """[B, L]: how many tokens of its own branch stand before each token of `branches` [B, L]."""
+    columns = torch.arange(branches.shape[1], device=branches.device).expand_as(branches)
+    begins = torch.ones_like(branches, dtype=torch.bool)
+    begins[:, 1:] = branches[:, 1:] != branches[:, :-1]
+    return columns - columns.masked_fill(~begins, 0).cummax(dim=1).values
 
 
 def untrained(batch: VLMBatch) -> VLMBatch:

@@ -6,7 +6,7 @@ those of the sampling distribution: after the temperature, over the tokens that 
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +19,7 @@ from transformers import AutoModelForImageTextToText
 
 from dermo_ray.config.model import LoraSettings, ModelSettings, Vision
 from dermo_ray.errors import UserError
-from dermo_ray.models.batches import ImageFeatures, VLMBatch
+from dermo_ray.models.batches import ImageFeatures, VLMBatch, places_in_branches
 
 _LOGITS_AT_ONCE = 2**26
 """256 MiB in float32, whatever the vocabulary; positions beyond it are scored chunk by chunk."""
@@ -125,7 +125,13 @@ class PolicyScorer(nn.Module):
     def predicting(self, batch: VLMBatch) -> Tensor:
         """The hidden states that predict the trained tokens, [N, width] in row-major order."""
         hidden = self.model.model(**self._inputs(batch), use_cache=False).last_hidden_state
-        return hidden[batch.trained.roll(-1, dims=1)]  # position t predicts token t + 1; column 0 is never trained
+        rows, columns = batch.trained.nonzero(as_tuple=True)
+        before = columns - 1
+        if batch.branches is not None:
+            begins = places_in_branches(batch.branches)[rows, columns] == 0
+            ends_of_prompts = (batch.branches == 0).sum(dim=1) - 1
+            before = torch.where(begins, ends_of_prompts[rows], before)
+        return hidden[rows, before]
 
     def image_features(self, images: dict[str, Tensor], counts: Sequence[int]) -> list[ImageFeatures]:
         """What the vision tower makes of each prompt's images; `counts` says how many each prompt has."""
@@ -144,6 +150,11 @@ class PolicyScorer(nn.Module):
         """The model under its adapter, if there is one."""
         return self.policy.get_base_model() if isinstance(self.policy, PeftModel) else self.policy
 
+    @property
+    def takes_branches(self) -> bool:
+        """Whether sequences may have branches: the model takes masks and positions of one's own, as Qwen-VL does."""
+        return hasattr(self.model.model, "get_rope_index") and self.model.config._attn_implementation == "sdpa"
+
     def _inputs(self, batch: VLMBatch) -> dict[str, object]:
         """The keyword arguments of the model's forward pass; each sequence is handed its prompt's image features."""
         model = self.model
@@ -161,4 +172,29 @@ class PolicyScorer(nn.Module):
         if "image_grid_thw" in accepted:
             of_prompt = batch.images["image_grid_thw"].split(batch.image_counts)
             inputs["image_grid_thw"] = torch.cat([of_prompt[prompt] for prompt in shown])
+        if batch.branches is not None:
+            inputs["attention_mask"] = _branch_mask(batch.branches, model.dtype)
+            inputs["position_ids"] = self._branch_positions(batch.branches, inputs)
         return inputs
+
+    def _branch_positions(self, branches: Tensor, inputs: Mapping[str, Any]) -> Tensor:
+        """[3, B, L]: the positions of each token as if its branch followed the prompt alone."""
+        prompts = branches == 0
+        positions, deltas = self.model.model.get_rope_index(
+            inputs["input_ids"],
+            image_grid_thw=inputs["image_grid_thw"],
+            attention_mask=prompts.long(),
+            mm_token_type_ids=inputs["mm_token_type_ids"],
+        )
+        next_positions = prompts.sum(dim=1, keepdim=True) + deltas.to(branches.device)
+        return torch.where(prompts, positions, next_positions + places_in_branches(branches))
+
+
+def _branch_mask(branches: Tensor, dtype: torch.dtype) -> Tensor:
+    """[B, 1, L, L], added to attention scores: tokens see their prompt and what precedes them in their own branch.
+
+    One tensor for all layers: a mask of booleans would be made into one like it, and kept, by every layer.
+    """
+    own = branches[:, :, None] == branches[:, None, :]
+    visible = (own | (branches == 0)[:, None, :]).tril()
+    return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)[:, None]
