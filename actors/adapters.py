@@ -6,10 +6,13 @@ are new for every version, since vLLM's prefix cache tells adapters apart by nam
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from safetensors import safe_open
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -32,6 +35,12 @@ def checksum(path: Path) -> str:
     """SHA-256 of the weights file of the adapter in `path`."""
     with (path / WEIGHTS).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def adapts_vision(path: Path) -> bool:
+    """Whether the adapter in `path` changes the vision tower; only the head of its weights file is read."""
+    with safe_open(path / WEIGHTS, "pt") as file:
+        return any(re.search(r"\.(visual|vision\w*)\.", name) for name in file.keys())  # noqa: SIM118
 
 
 def publish(folder: Path, version: int, save: Callable[[Path], None]) -> Adapter:

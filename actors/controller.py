@@ -10,8 +10,10 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
+
+import ray
 
 from actors import refill
 from actors.adapters import retire
@@ -30,6 +32,7 @@ from actors.pool import Pool, PoolError
 from dermo_ray import checkpoints, rollouts
 from dermo_ray.config.mavic import MavicConfig
 from dermo_ray.data.prompts import PromptOrder
+from dermo_ray.records import RLPrompt
 from dermo_ray.run_directory import CHECKPOINTS
 from rewards.watch import Watch
 
@@ -37,6 +40,9 @@ ROLLOUTS = "rollouts"
 
 Report = Callable[[int, dict[str, float], str | None], None]
 """Takes the number of an update that was made, its metrics, and an alarm where there is cause for one."""
+
+StoreImages = Callable[[RLPrompt], "ray.ObjectRef[list[bytes]]"]
+"""Puts the images of a prompt where all pools can read them."""
 
 
 @dataclass
@@ -73,12 +79,14 @@ class RunController:
         learner: LearnerPool,
         progress: Progress,
         report: Report,
+        store_images: StoreImages | None = None,
     ) -> None:
         self._config = config
         self._order = order
         self._rollout, self._reward, self._learner = rollout, reward, learner
         self._progress = progress
         self._report = report
+        self._store_images = store_images
         self._running: set[int] = set()
         self._ready: dict[int, ScoredGroup] = {}
         """Scored groups by the index of their prompt."""
@@ -150,6 +158,8 @@ class RunController:
             max_tokens=config.rollout.max_tokens,
             seed=sampling_seed(config.seed, prompt.index),
         )
+        if self._store_images is not None:
+            prompt = replace(prompt, stored=await asyncio.to_thread(self._store_images, prompt.record))
         group = await self._rollout.call("sample", prompt, sampling, timeout=config.rollout.timeout)
         scored = await self._reward.call("score", group, timeout=config.rewards.timeout)
         async with self._change:

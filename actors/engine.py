@@ -15,14 +15,16 @@ from vllm import AsyncEngineArgs, SamplingParams
 from vllm.inputs import TokensPrompt
 from vllm.logprobs import FlatLogprobs
 from vllm.lora.request import LoRARequest
+from vllm.model_executor.model_loader.utils import get_model_cls
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from actors.adapters import Adapter, checksum
+from actors.adapters import Adapter, adapts_vision, checksum
 from actors.messages import Sampled, Sampling
 from dermo_ray.config.model import ModelSettings
 from dermo_ray.config.pools import EngineSettings
+from dermo_ray.errors import UserError
 from dermo_ray.models.chat import banned_token_ids, end_of_turn_id, load_processor, prompt_text
 
 _BAN = -100.0
@@ -63,6 +65,7 @@ class Engine:
             enable_lora=lora_rank is not None,
             max_lora_rank=lora_rank or 16,  # type: ignore[arg-type]  # checked by vLLM, which names the ranks it takes
             max_loras=settings.max_adapters,
+            enable_tower_connector_lora=settings.vision_adapters,
             limit_mm_per_prompt={"video": 0},
             allowed_media_domains=["none"],  # vLLM fetches from anywhere where the list is empty
             generation_config="vllm",  # the model folder's own would fill in top_k and more
@@ -80,17 +83,27 @@ class Engine:
                 }
             ),
         )
+        if settings.vision_adapters:
+            architecture = get_model_cls(arguments.create_model_config())
+            if not getattr(architecture, "supports_tower_connector_lora", False):
+                raise UserError(
+                    f"vLLM loads no adapter of the vision tower of {architecture.__name__}: "
+                    "give vision_adapters=false, and train with vision=frozen"
+                )
         return cls(AsyncLLM.from_engine_args(arguments), model)
 
     async def load(self, adapter: Adapter) -> str:
         """Load an adapter and make it the one that new requests use; returns the checksum of what was loaded.
 
         Versions that no request uses any more are unloaded. Raises `RuntimeError` where the files are not the published
-        ones, or where the engine does not list the adapter afterwards.
+        ones, where the engine would leave a part of them out, or does not list the adapter afterwards.
         """
         found = checksum(adapter.path)
         if found != adapter.checksum:
             raise RuntimeError(f"{adapter.path} has checksum {found[:12]}, published was {adapter.checksum[:12]}")
+        lora = self.llm.vllm_config.lora_config
+        if adapts_vision(adapter.path) and not (lora and lora.enable_tower_connector_lora):
+            raise RuntimeError(f"{adapter.path} changes the vision tower: engines need engine.vision_adapters=true for it")
         request = LoRARequest(f"policy-v{adapter.version:06d}", adapter.version + 1, str(adapter.path))
         await self.llm.add_lora(request)
         if request.lora_int_id not in await self.llm.list_loras():
@@ -164,7 +177,12 @@ class Engine:
             max_tokens=sampling.max_tokens,
             min_tokens=0,
             seed=sampling.seed,
+            stop=[],
             stop_token_ids=[self._end_of_turn],
+            ignore_eos=False,
+            bad_words=[],
+            allowed_token_ids=None,
+            watermarking=False,
             logprobs=0,
             flat_logprobs=True,
             logit_bias=self.penalties,

@@ -7,37 +7,25 @@ every update with the same number of passes; the gradient is that of the whole b
 import math
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import ray
 import torch
-from PIL import Image
 from torch import Tensor
 
 from actors.adapters import Adapter, publish
 from actors.deepspeed_engine import ShardedTrainer, join_ranks
 from actors.environment import threads
+from actors.images import read_images
 from actors.messages import ScoredGroup, TrainingGroup
+from actors.pieces import Piece, assemble, deal, strands_of
 from dermo_ray.algorithms import aggregate, kl_divergence, loss_units, objective
 from dermo_ray.config.mavic import MavicConfig
-from dermo_ray.models.batches import TokenSequence, VLMBatch, collate, encode_images, untrained
+from dermo_ray.models.batches import ImageFeatures, PromptImages, encode_images, micro_batches
 from dermo_ray.models.chat import banned_token_ids, load_processor
 from dermo_ray.models.policy import PolicyScorer, load_policy
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One forward and backward pass: [B, L] tensors beside the batch. Pieces of padding have no trained token."""
-
-    batch: VLMBatch
-    advantages: Tensor
-    """[B]."""
-    rollout_logprobs: Tensor
-    """[B, L], as the engine reported them, 0 where no token is trained."""
-    completions: list[tuple[int, int]]
-    """[B]: the index of each row's prompt, and which of its completions the row is."""
 
 
 class LearnerRank:
@@ -60,7 +48,7 @@ class LearnerRank:
         join_ranks(self._rank, pool.workers, address, port, on_gpu=pool.on_gpu, timeout=pool.timeout)
         self._processor = load_processor(config.model.path)
         torch.manual_seed(config.seed)  # the adapter's first weights are the same on every rank
-        policy: Any = load_policy(config.model, config.lora)
+        policy: Any = load_policy(config.model, config.lora, vision=config.vision)
         vocabulary_size = policy.get_output_embeddings().weight.shape[0]
         self._policy = policy
         self._scorer = PolicyScorer(
@@ -75,29 +63,41 @@ class LearnerRank:
         """One update from the whole batch; every rank is given all of it and takes its own share. Returns metrics."""
         pieces = self._pieces(groups)
         aggregation = self._config.algorithm.aggregation
-        units = sum(loss_units(piece.batch.trained, aggregation) for piece in pieces)
-        all_units = self._trainer.total([float(units)])[0]
+        masks = [piece.batch.attention_mask for piece in pieces]
+        all_units, padded, filled = self._trainer.total(
+            [
+                float(sum(loss_units(piece.mask, aggregation) for piece in pieces)),
+                sum(mask.numel() for mask in masks),
+                float(sum(mask.sum() for mask in masks)),
+            ]
+        )
         sums: dict[str, float] = {}
 
         def loss_of(piece: Piece) -> Tensor:
-            loss, metrics = self._loss(piece, all_units)
-            tokens = metrics.pop("tokens")
-            for name, value in metrics.items():
-                sums[name] = sums.get(name, 0.0) + value * tokens
-            sums["tokens"] = sums.get("tokens", 0.0) + tokens
-            sums["loss"] = sums.get("loss", 0.0) + float(loss.detach())
+            loss, found = self._loss(piece, all_units, step)
+            for name, value in found.items():
+                sums[name] = sums.get(name, 0.0) + value
             return loss
 
         rate = self._config.learner.optimizer.rate_at(step, self._config.steps)
         norm = self._trainer.update(pieces, loss_of, rate)
         names = sorted(sums)
         totals = dict(zip(names, self._trainer.total(sums[name] for name in names), strict=True))
-        tokens = max(1.0, totals.pop("tokens"))
-        loss = totals.pop("loss")
+        tokens, fresh = max(1.0, totals.pop("tokens")), totals.pop("fresh_tokens")
+        loss, engine_gap = totals.pop("loss"), totals.pop("engine_gap")
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise RuntimeError(f"update {step}: loss {loss} and gradient norm {norm} must be finite")
         metrics = {name: value / tokens for name, value in totals.items()}
-        return {"loss": loss, "grad_norm": norm, "learning_rate": rate, "trained_tokens": tokens, **metrics}
+        if fresh > 0:
+            metrics["engine_gap"] = engine_gap / fresh
+        return {
+            "loss": loss,
+            "grad_norm": norm,
+            "learning_rate": rate,
+            "trained_tokens": tokens,
+            "padding": 1 - filled / padded,
+            **metrics,
+        }
 
     def divergences(self, groups: Sequence[ScoredGroup]) -> list[float]:
         """How far each completion takes the policy from itself without its adapter: estimates summed over its tokens.
@@ -107,9 +107,9 @@ class LearnerRank:
         names = [(g.group.prompt.index, sample) for g in groups for sample in range(len(g.group.completions))]
         sums = dict.fromkeys(names, 0.0)
         for piece in self._pieces([TrainingGroup(g, [0.0] * len(g.rewards)) for g in groups]):
-            mask = piece.batch.trained
+            piece = piece.to(self._trainer.device)
             with torch.no_grad():
-                logprobs = self._spread(self._scorer(piece.batch), mask)
+                logprobs = piece.spread(self._scorer(piece.batch))
                 divergence = kl_divergence(logprobs, self._reference(piece), self._config.algorithm.kl_kind)
             for name, value in zip(piece.completions, divergence.sum(dim=-1).tolist(), strict=True):
                 sums[name] += value
@@ -134,90 +134,71 @@ class LearnerRank:
         self._trainer.save(folder / "learner")
         self.save_adapter(folder / "adapter" if self._rank == 0 else None)
 
-    def _loss(self, piece: Piece, units: float) -> tuple[Tensor, dict[str, float]]:
+    def _loss(self, piece: Piece, units: float, version: int) -> tuple[Tensor, dict[str, float]]:
+        """The share of `piece` in the loss of the whole batch, and sums over its trained tokens."""
         settings = self._config.algorithm
-        mask = piece.batch.trained
-        logprobs = self._spread(self._trainer.engine(piece.batch), mask)
+        piece = piece.to(self._trainer.device)
+        mask = piece.mask
+        logprobs = piece.spread(self._trainer.engine(piece.batch))
         reference = self._reference(piece) if settings.kl_in_loss else None
-        losses, metrics = objective(logprobs, piece.rollout_logprobs, piece.advantages, mask, settings, reference)
+        losses, means = objective(logprobs, piece.rollout_logprobs, piece.advantages, mask, settings, reference)
         max_tokens = self._config.rollout.max_tokens
-        return aggregate(losses, mask, settings.aggregation, denominator=units, max_tokens=max_tokens), metrics
+        loss = aggregate(losses, mask, settings.aggregation, denominator=units, max_tokens=max_tokens)
+        fresh = mask & (piece.versions == version)[:, None]
+        gap = (logprobs.detach() - piece.rollout_logprobs).abs()[fresh]
+        sums = {name: value * means["tokens"] for name, value in means.items() if name != "tokens"}
+        return loss, {
+            **sums,
+            "tokens": means["tokens"],
+            "loss": float(loss.detach()),
+            "engine_gap": float(gap.sum()),
+            "fresh_tokens": float(fresh.sum()),
+        }
 
     def _reference(self, piece: Piece) -> Tensor:
-        """Log-probabilities [B, L] by the policy without its adapter."""
+        """Log-probabilities [S, T] by the policy without its adapter."""
         with torch.no_grad(), self._policy.disable_adapter():
-            return self._spread(self._scorer(piece.batch), piece.batch.trained)
-
-    @staticmethod
-    def _spread(values: Tensor, mask: Tensor) -> Tensor:
-        """Put the values of trained tokens, [N] in row-major order, where they belong in [B, L]."""
-        return values.new_zeros(mask.shape).masked_scatter(mask, values)
+            return piece.spread(self._scorer(piece.batch))
 
     def _pieces(self, groups: Sequence[TrainingGroup]) -> list[Piece]:
         """The passes of this rank over its share of the batch, as many as every other makes; all ranks must call it."""
-        share = deal(groups, self._trainer.ranks)[self._rank]
-        pieces = [self._piece(run) for run in runs_within(share, self._config.learner.sharding.micro_batch_tokens)]
-        missing = self._trainer.most(len(pieces)) - len(pieces)
-        return pieces + [self._padding(pieces, groups)] * missing if missing else pieces
+        own = deal(groups, self._trainer.ranks)[self._rank]
+        share = own or groups[:1]  # a rank without a group takes part with nothing to train
+        budget, pad_id = self._config.learner.sharding.micro_batch_tokens, self._processor.tokenizer.pad_token_id
+        with ThreadPoolExecutor(torch.get_num_threads()) as executor:
+            images = list(executor.map(self._images, share))
+        features = self._features(images) if self._config.vision == "frozen" else None
+        strands = strands_of(
+            share,
+            budget,
+            share=self._scorer.takes_branches,
+            mask_truncated=self._config.algorithm.truncated == "mask",
+        )
+        # a tower that is trained sees an image once in every pass that shows it, so completions of it stay together
+        groups_of = None if features is not None else [strand.position for strand in strands]
+        cut = micro_batches([len(strand) for strand in strands], budget, groups_of)
+        pieces = [assemble([strands[at] for at in positions], images, pad_id, features) for positions in cut]
+        if not own:
+            pieces = [piece.untrained for piece in pieces]
+        return pieces + [pieces[-1].untrained] * (self._trainer.most(len(pieces)) - len(pieces))
 
-    def _piece(self, groups: Sequence[TrainingGroup]) -> Piece:
-        sequences, advantages, rollout_logprobs, images, completions = [], [], [], [], []
-        masks_truncated = self._config.algorithm.truncated == "mask"
-        for position, training in enumerate(groups):
-            group = training.scored.group
-            with Image.open(self._config.data / group.prompt.record.image) as file:
-                images.append(file.convert("RGB"))
-            given = [False] * len(group.prompt_ids)
-            for sample, (completion, advantage) in enumerate(zip(group.completions, training.advantages, strict=True)):
-                trains = not (masks_truncated and completion.truncated)
-                ids = group.prompt_ids + completion.token_ids
-                sequences.append(TokenSequence(ids, given + [trains] * len(completion.token_ids), position))
-                advantages.append(advantage)
-                rollout_logprobs += completion.logprobs if trains else []
-                completions.append((group.prompt.index, sample))
-        pad_id, device = self._processor.tokenizer.pad_token_id, self._trainer.device
-        batch = collate(sequences, encode_images(self._processor, images), pad_id).to(device)
-        reported = self._spread(torch.tensor(rollout_logprobs, device=device), batch.trained)
-        return Piece(batch, torch.tensor(advantages, device=device), reported, completions)
+    def _images(self, training: TrainingGroup) -> PromptImages:
+        return encode_images(self._processor, read_images(training.scored.group.prompt, self._config.data))
 
-    def _padding(self, pieces: list[Piece], groups: Sequence[TrainingGroup]) -> Piece:
-        """A pass without a trained token, for a rank that has fewer than others."""
-        piece = pieces[-1] if pieces else self._piece(groups[:1])
-        reported = torch.zeros_like(piece.rollout_logprobs)
-        return Piece(untrained(piece.batch), piece.advantages, reported, piece.completions)
+    def _features(self, images: Sequence[PromptImages]) -> list[ImageFeatures]:
+        """What the frozen vision tower makes of each prompt's images: once, for all its completions and all passes.
 
-
-def deal(groups: Sequence[TrainingGroup], ranks: int) -> list[list[TrainingGroup]]:
-    """Deal groups out to ranks so that each has about the same number of tokens; the same on every rank."""
-    shares: list[list[TrainingGroup]] = [[] for _ in range(ranks)]
-    loads = [0] * ranks
-    for group in sorted(groups, key=lambda g: (-_padded_tokens(g), g.scored.group.prompt.index)):
-        lightest = loads.index(min(loads))
-        shares[lightest].append(group)
-        loads[lightest] += _padded_tokens(group)
-    return shares
-
-
-def runs_within(groups: Sequence[TrainingGroup], token_budget: int) -> list[list[TrainingGroup]]:
-    """Cut groups into runs of like length whose padded size is at most `token_budget`; a larger group stands alone."""
-    runs: list[list[TrainingGroup]] = []
-    size = 0
-    for group in sorted(groups, key=lambda g: (-_longest(g), g.scored.group.prompt.index)):
-        rows = len(group.scored.group.completions)
-        width = _longest(runs[-1][0]) if runs else 0
-        if runs and size + rows * width <= token_budget:
-            runs[-1].append(group)
-            size += rows * width
-        else:
-            runs.append([group])
-            size = rows * _longest(group)
-    return runs
-
-
-def _longest(training: TrainingGroup) -> int:
-    group = training.scored.group
-    return len(group.prompt_ids) + max(len(completion.token_ids) for completion in group.completions)
-
-
-def _padded_tokens(training: TrainingGroup) -> int:
-    return _longest(training) * len(training.scored.group.completions)
+        The same for policy and reference. All ranks must call it, for they make as many passes as each other.
+        """
+        sizes = [max(len(tensor) for tensor in own.tensors.values()) for own in images]  # patches
+        cut = micro_batches(sizes, self._config.learner.sharding.micro_batch_tokens)
+        found: dict[int, ImageFeatures] = {}
+        for positions in cut + [cut[-1]] * (self._trainer.most(len(cut)) - len(cut)):
+            tensors = {
+                name: torch.cat([images[position].tensors[name] for position in positions]).to(self._trainer.device)
+                for name in images[positions[0]].tensors
+            }
+            with torch.no_grad():
+                features = self._scorer.image_features(tensors, [images[position].count for position in positions])
+            found |= dict(zip(positions, features, strict=True))
+        return [found[position] for position in range(len(images))]

@@ -5,10 +5,12 @@ Invariant: whatever ends the run, every pool that was opened is closed.
 
 import asyncio
 import sys
+from functools import partial
 from pathlib import Path
 
 from actors.controller import Progress, RunController
 from actors.environment import worker_environment
+from actors.images import store_images
 from actors.learner_pool import LearnerPool
 from actors.pool import Pool
 from actors.reward import RewardWorker
@@ -47,7 +49,8 @@ async def train(config: MavicConfig, order: PromptOrder, checkpoint: Path | None
             await asyncio.gather(
                 rollout.open(), reward.open(), learner.open(checkpoint / "learner" if checkpoint else None)
             )
-            await RunController(config, order, rollout, reward, learner, progress, report).run()
+            store = partial(store_images, config.data)
+            await RunController(config, order, rollout, reward, learner, progress, report, store).run()
         finally:
             learner.close()
             await reward.close()

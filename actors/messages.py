@@ -4,7 +4,9 @@ These classes import neither an engine nor a trainer, so that each pool loads on
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import ray
 
 from dermo_ray.records import RLPrompt
 from rewards import Reward
@@ -44,6 +46,8 @@ class Prompt:
 
     index: int
     record: RLPrompt
+    stored: "ray.ObjectRef[list[bytes]] | None" = field(default=None, compare=False)
+    """Its image files in the object store; None where they are to be read from the prepared folder."""
 
 
 @dataclass(frozen=True)

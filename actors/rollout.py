@@ -8,10 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image
-
 from actors.adapters import Adapter
 from actors.environment import threads, worker_environment
+from actors.images import read_images
 from actors.messages import Group, Prompt, Sampling
 from actors.pool import Pool
 from dermo_ray.config.mavic import RolloutSettings
@@ -54,9 +53,8 @@ class RolloutWorker:
     async def sample(self, prompt: Prompt, sampling: Sampling, adapted: bool = True) -> Group:
         """Sample the group of one prompt, by the newest policy version or, unless `adapted`, by the base model."""
         version = self.engine.version if adapted else None
-        with Image.open(self._data / prompt.record.image) as file:
-            image = file.convert("RGB")
-        prompt_ids, completions = await self.engine.generate(prompt.record.prompt, [image], sampling, version)
+        images = read_images(prompt, self._data)
+        prompt_ids, completions = await self.engine.generate(prompt.record.prompt, images, sampling, version)
         return Group(prompt, version or 0, prompt_ids, completions)
 
     async def close(self) -> None:

@@ -27,12 +27,13 @@ from actors.deepspeed_engine import ShardedTrainer
 from actors.environment import threads
 from dermo_ray import checkpoints
 from dermo_ray.config.sft import SftConfig
-from dermo_ray.data.conversations import Conversations, batch_indices, content_hash, deal, permutation
+from dermo_ray.data.conversations import Conversations, content_hash, deal, permutation
+from dermo_ray.data.conversations import formats as conversation_formats
+from dermo_ray.data.mixture import BatchOrder
 from dermo_ray.metrics import MetricsWriter
-from dermo_ray.models.batches import VLMBatch, untrained
 from dermo_ray.models.chat import load_processor
-from dermo_ray.models.policy import load_policy
-from dermo_ray.models.supervised import TokenScorer, encode
+from dermo_ray.models.policy import load_policy, merge
+from dermo_ray.models.supervised import Lesson, Tally, TokenScorer, encode
 from dermo_ray.run_directory import CHECKPOINTS
 
 ItemT = TypeVar("ItemT")
@@ -67,14 +68,17 @@ class SupervisedRank:
         torch.set_num_threads(threads(config.pool))
         self._processor = load_processor(config.model.path)
         torch.manual_seed(config.seed)  # the adapter's first weights are the same on every rank
-        self._policy = load_policy(config.model, config.lora)
-        if config.lora is None and not config.train_vision:
-            cast(PreTrainedModel, self._policy).get_encoder(modality="image").requires_grad_(False)
+        self._policy = load_policy(config.model, config.lora, vision=config.vision)
         self._trainer = ShardedTrainer(TokenScorer(self._policy), config.optimizer, config.sharding, config.model.dtype)
         if assignment.checkpoint is not None:
             self._trainer.load(assignment.checkpoint / "learner")
         self._training = Conversations(config.data, "train")
         self._validation = Conversations(config.data, "val") if config.validation.every else None
+        names, formats = conversation_formats(config.data, "train")
+        self._order = BatchOrder(names, formats, config.batch_size, config.seed, config.mixture)
+        if self._validation is not None:
+            names = sorted({*names, *conversation_formats(config.data, "val")[0]})
+        self._formats = {name: position for position, name in enumerate(names)}
 
     def train(self) -> None:
         """Every update that is left, with validations and checkpoints between them."""
@@ -85,8 +89,8 @@ class SupervisedRank:
             self._encoder = stack.enter_context(ThreadPoolExecutor(1))
             began = time.perf_counter()
             batches = prefetched(self._encoder, self._training_share, range(done, steps))
-            for step, pieces in enumerate(batches, start=done + 1):
-                metrics = self._update(step, pieces)
+            for step, lessons in enumerate(batches, start=done + 1):
+                metrics = self._update(step, lessons)
                 seconds = time.perf_counter() - began
                 metrics["tokens_per_second"] = metrics.pop("tokens") / seconds
                 metrics["samples_per_second"] = config.batch_size / seconds
@@ -99,28 +103,38 @@ class SupervisedRank:
                     self._save(step)
                 began = time.perf_counter()
 
-    def _update(self, step: int, pieces: list[VLMBatch]) -> dict[str, float]:
+    def _update(self, step: int, lessons: list[Lesson]) -> dict[str, float]:
         """Update number `step` (from 1) from this rank's share of the batch; metrics are those of the whole batch."""
         trainer, config = self._trainer, self._config
-        trained, tokens = trainer.total(
-            [sum(float(p.trained.sum()) for p in pieces), sum(float(p.attention_mask.sum()) for p in pieces)]
+        trained, tokens, padded = trainer.total(
+            [
+                sum(float(lesson.batch.trained.sum()) for lesson in lessons),
+                sum(float(lesson.batch.attention_mask.sum()) for lesson in lessons),
+                sum(float(lesson.batch.attention_mask.numel()) for lesson in lessons),
+            ]
         )
-        sums = torch.zeros(2, device=trainer.device)
+        tally = self._tally()
 
-        def loss_of(piece: VLMBatch) -> Tensor:
-            logprobs, correct = trainer.engine(piece.to(trainer.device))
-            sums.add_(torch.stack([-logprobs.detach().sum(), correct.sum()]))
-            return -logprobs.sum() / trained
+        def loss_of(lesson: Lesson) -> Tensor:
+            lesson = lesson.to(trainer.device)
+            scores = trainer.engine(lesson.batch)
+            tally.add(lesson, scores.detach())
+            return -scores[0].sum() / trained
 
         # dropout differs from step to step and from rank to rank, and comes back the same after a resume
         torch.manual_seed(int(np.random.SeedSequence((config.seed, step, trainer.rank)).generate_state(1)[0]))
         trainer.engine.train()
         rate = config.optimizer.rate_at(step - 1, self._assignment.steps)
-        norm = trainer.update(self._padded(pieces), loss_of, rate)
-        loss, correct = (value / trained for value in trainer.total(sums.tolist()))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise RuntimeError(f"update {step}: loss {loss} and gradient norm {norm} must be finite")
-        return {"loss": loss, "accuracy": correct, "learning_rate": rate, "grad_norm": norm, "tokens": tokens}
+        norm = trainer.update(self._padded(lessons), loss_of, rate)
+        metrics = tally.means(trainer.total)
+        if not (math.isfinite(metrics["loss"]) and math.isfinite(norm)):
+            raise RuntimeError(f"update {step}: loss {metrics['loss']} and gradient norm {norm} must be finite")
+        return metrics | {
+            "learning_rate": rate,
+            "grad_norm": norm,
+            "tokens": tokens,
+            "padding": 1 - tokens / padded,
+        }
 
     @torch.no_grad()
     def _validate(self, data: Conversations) -> dict[str, float]:
@@ -128,35 +142,35 @@ class SupervisedRank:
         trainer, config = self._trainer, self._config
         chosen = permutation(len(data), config.seed, 0)[: config.validation.records].tolist()
         chunks = [chosen[start : start + config.batch_size] for start in range(0, len(chosen), config.batch_size)]
-        sums = torch.zeros(3, device=trainer.device)
+        tally = self._tally()
         trainer.engine.eval()
-        for pieces in prefetched(self._encoder, partial(self._share, data), chunks):
-            for piece in self._padded(pieces):
-                logprobs, correct = trainer.engine(piece.to(trainer.device))
-                sums += torch.stack([-logprobs.sum(), correct.sum(), piece.trained.sum()])
-        loss, correct, trained = trainer.total(sums.tolist())
-        return {"val_loss": loss / trained, "val_accuracy": correct / trained}
+        for lessons in prefetched(self._encoder, partial(self._share, data), chunks):
+            for lesson in self._padded(lessons):
+                lesson = lesson.to(trainer.device)
+                tally.add(lesson, trainer.engine(lesson.batch))
+        return {f"val_{name}": value for name, value in tally.means(trainer.total).items()}
 
-    def _training_share(self, step: int) -> list[VLMBatch]:
+    def _tally(self) -> Tally:
+        return Tally(list(self._formats), self._trainer.device)
+
+    def _training_share(self, step: int) -> list[Lesson]:
         """The rank's share of the batch of update `step` (from 0)."""
-        config = self._config
-        indices = batch_indices(len(self._training), config.batch_size, config.seed, step)
-        return self._share(self._training, indices)
+        return self._share(self._training, self._order(step))
 
-    def _share(self, data: Conversations, indices: Sequence[int]) -> list[VLMBatch]:
+    def _share(self, data: Conversations, indices: Sequence[int]) -> list[Lesson]:
         """The rank's share of the conversations at `indices`, in micro-batches."""
         conversations = [data[index] for index in indices]
         lengths = [conversation.characters for conversation in conversations]
         own = [conversations[position] for position in deal(lengths, self._trainer.ranks)[self._trainer.rank]]
         budget, longest = self._config.sharding.micro_batch_tokens, self._config.max_length
-        if not own:  # the last few of a validation: this rank takes part with nothing to add
-            return [untrained(batch) for batch in encode(self._processor, conversations[:1], budget, longest)]
-        return encode(self._processor, own, budget, longest)
+        lessons = encode(self._processor, own or conversations[:1], budget, longest, self._formats)
+        # the last few of a validation may be too few: a rank without one takes part with nothing to add
+        return lessons if own else [lesson.untrained for lesson in lessons]
 
-    def _padded(self, pieces: list[VLMBatch]) -> list[VLMBatch]:
-        """As many pieces as any rank has; those added train nothing."""
-        missing = self._trainer.most(len(pieces)) - len(pieces)
-        return pieces + [untrained(pieces[-1])] * missing
+    def _padded(self, lessons: list[Lesson]) -> list[Lesson]:
+        """As many passes as any rank has; those added train nothing."""
+        missing = self._trainer.most(len(lessons)) - len(lessons)
+        return lessons + [lessons[-1].untrained] * missing
 
     def _save(self, step: int) -> None:
         """Write the checkpoint of update `step`; every rank takes part."""
@@ -170,7 +184,10 @@ class SupervisedRank:
             return
         folder = checkpoint / ("model" if config.lora is None else "adapter")
         cast(PreTrainedModel, self._policy).save_pretrained(folder, state_dict=weights)
-        if config.lora is None:
+        if config.lora is not None and step == self._assignment.steps:
+            folder = checkpoint / "model"
+            merge(config.model, checkpoint / "adapter", folder)
+        if folder.name == "model":
             self._processor.save_pretrained(folder)
         epoch = step * config.batch_size / len(self._training)
         state = {"step": step, "version": step, "epoch": epoch, "data": content_hash(config.data)}

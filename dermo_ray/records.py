@@ -25,6 +25,9 @@ Format = Literal[
 ]
 """The formats of training conversations."""
 
+FURTHER_IMAGES = "further_images"
+"""The column, a list of paths, of tables whose records may have more images than the one in `image`."""
+
 
 class Record(BaseModel):
     """A frozen record; unknown keys are kept out."""
@@ -81,12 +84,19 @@ class Trajectory(Record):
 
 
 class RLPrompt(Record):
-    """One prompt of the reinforcement-learning set: a human turn, an image and the reference."""
+    """One prompt of the reinforcement-learning set: a human turn, an image or several, and the reference."""
 
     id: str
     image: str
+    further_images: list[str] = []
+    """Images after the first, in the order of their `<image>` marks, of whatever sizes."""
     source: str
     group: str
     prompt: str
     """The human turn, `<image>` included."""
     ground_truth: GroundTruth
+
+    @property
+    def images(self) -> list[str]:
+        """All images of the prompt."""
+        return [self.image, *self.further_images]

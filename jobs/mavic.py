@@ -25,8 +25,13 @@ def run(config: MavicConfig) -> None:
     prompts = read_prompts(config.data, "train", config.sources)
     with claimed(config.run, config, CHANGEABLE) as checkpoint, ray_session():
         preflight.ensure("mavic", config)
-        from actors.mavic import train  # takes seconds; what preflight finds should show before
+        # these take seconds to import; what preflight finds should show before
+        from actors.mavic import train
+        from dermo_ray.models.chat import load_processor
+        from dermo_ray.models.lengths import refuse_long_prompts
 
+        processor = load_processor(config.model.path)
+        refuse_long_prompts(processor, prompts, config.data, config.rollout.max_tokens, config.rollout.engine.max_model_len)
         asyncio.run(train(config, PromptOrder(prompts, config.seed), checkpoint))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dermo_ray.config.sft import SftConfig
 from dermo_ray.data import conversations
+from dermo_ray.data.mixture import BatchOrder
 from dermo_ray.metrics import METRICS
 from dermo_ray.run_directory import claimed
 from jobs import preflight, training
@@ -25,10 +26,11 @@ _CHANGEABLE = ("run", "resume", "epochs", "steps", "checkpoint_every", "keep_che
 def run(config: SftConfig) -> None:
     """Train as `config` says, from the latest checkpoint where there is one.
 
-    Raises `UserError` for a folder without prepared data or model, a run directory that is taken, more resources than
-    the cluster has, and a conversation that is too long.
+    Raises `UserError` for a folder without prepared data or model, a mixture of formats that the data don't have, a run
+    directory that is taken, more resources than the cluster has, and a conversation that is too long.
     """
     size = conversations.count(config.data, "train")
+    BatchOrder(*conversations.formats(config.data, "train"), config.batch_size, config.seed, config.mixture)
     if config.validation.every:
         conversations.count(config.data, "val")
     steps = config.steps or math.ceil(config.epochs * size / config.batch_size)

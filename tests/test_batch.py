@@ -33,7 +33,7 @@ def of_lengths(*lengths: int, limit: int = 10, total: float = 1.0) -> ScoredGrou
 
 
 def test_the_overlong_penalty_is_taken_off_the_rewards() -> None:
-    algorithm = AlgorithmSettings(overlong_penalty=0.5, overlong_share=0.4)
+    algorithm = AlgorithmSettings(truncated="penalise", overlong_penalty=0.5, overlong_share=0.4)
     assert shaped_rewards(of_lengths(3, 6, 8, 10), algorithm, max_tokens=10) == pytest.approx([1.0, 1.0, 0.75, 0.5])
     assert shaped_rewards(of_lengths(3, 10), AlgorithmSettings(), max_tokens=10) == [1.0, 1.0]
 
@@ -43,9 +43,9 @@ def test_the_overlong_penalty_is_taken_off_the_rewards() -> None:
     [
         ((3, 4), {}, True),
         ((3, 10), {}, True),
-        ((3, 10), {"overlong_penalty": 0.5}, False),
-        ((10, 10), {"overlong_penalty": 0.5}, True),
-        ((3, 9), {"overlong_penalty": 0.5, "overlong_share": 0.2}, False),
+        ((3, 10), {"truncated": "penalise", "overlong_penalty": 0.5}, False),
+        ((10, 10), {"truncated": "penalise", "overlong_penalty": 0.5}, True),
+        ((3, 9), {"truncated": "penalise", "overlong_penalty": 0.5, "overlong_share": 0.2}, False),
     ],
 )
 def test_a_group_teaches_nothing_where_its_rewards_are_equal(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dermo_ray.data.conversations import Conversations, batch_indices, content_hash, count, deal
+from dermo_ray.data.conversations import Conversations, batch_indices, content_hash, count, deal, formats
 from dermo_ray.data.tables import TRAJECTORIES, write
 from dermo_ray.errors import UserError
 
@@ -44,7 +44,10 @@ def test_conversations_are_read_in_the_order_written_with_an_rgb_image(prepared)
     assert [conversations[index].id for index in range(len(conversations))] == [f"diagnosis_{i}" for i in range(5)]
     assert conversations[3].turns[1] == {"from": "gpt", "value": "nnn"}
     assert conversations[3].characters == len("<image>\nWhat?") + 3
-    assert conversations[3].read_image().mode == "RGB"
+    assert [image.mode for image in conversations[3].read_images()] == ["RGB"]
+    assert conversations[3].format == "diagnosis"
+    names, positions = formats(prepared, "train")
+    assert (names, positions.tolist()) == (["diagnosis"], [0] * 5)
     assert count(prepared, "train") == 5
     assert content_hash(prepared) == "abc"
 

@@ -123,7 +123,8 @@ def test_the_divergence_in_the_reward_comes_from_the_learners(tmp_path: Path) ->
 
 def test_a_penalty_for_length_is_reported_and_left_out_of_the_reward(tmp_path: Path) -> None:
     rollout = {"group_size": GROUP_SIZE, "max_concurrent": 8, "max_tokens": 4}
-    algorithm = {"overlong_penalty": 0.4, "overlong_share": 0.5}  # completions of 3 tokens are halfway
+    # completions of 3 tokens are halfway
+    algorithm = {"truncated": "penalise", "overlong_penalty": 0.4, "overlong_share": 0.5}
     config = settings(tmp_path, steps=1, rollout=rollout, algorithm=algorithm)
     reports = conduct(config, FakeRollouts(at_once), FakeLearners())
     assert reports[0][1]["overlong_penalty"] == pytest.approx(0.2)

@@ -1,133 +1,43 @@
-"""The learners: who takes what of a batch, and one update that is the same however it is dealt out."""
+"""The learners: one update that is the same however it is dealt out to passes and ranks."""
 
 import asyncio
 import math
-import random
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import torch
 import torch.distributed as dist
-from hypothesis import given
-from hypothesis import strategies as st
-from PIL import Image
-from safetensors.torch import load_file
+from learner_cases import apart, drawn_images, gap_of_updates, plain_descent, settings, uneven_batch, weights
 from torch import Tensor
 
-from actors.adapters import WEIGHTS
+from actors import learner as learners
 from actors.deepspeed_engine import join_ranks
-from actors.learner import LearnerRank, deal, runs_within
+from actors.images import read_images, store_images
+from actors.learner import LearnerRank
 from actors.learner_pool import LearnerPool
-from actors.messages import Group, Prompt, Sampled, ScoredGroup, TrainingGroup
+from actors.messages import ScoredGroup, TrainingGroup
+from actors.pieces import tokens
 from actors.pool import PoolError
 from dermo_ray.config.algorithm import PRESETS, AlgorithmSettings
 from dermo_ray.config.mavic import MavicConfig
-from dermo_ray.models.batches import TokenSequence, VLMBatch, collate, encode_images
-from dermo_ray.models.chat import banned_token_ids, load_processor, prompt_text
+from dermo_ray.models.batches import TokenSequence, collate, encode_images
+from dermo_ray.models.chat import banned_token_ids, load_processor
 from dermo_ray.models.policy import PolicyScorer, load_policy
-from dermo_ray.phantom.render import draw
-from dermo_ray.phantom.settings import PhantomSettings
-from dermo_ray.records import GroundTruth, RLPrompt
-from rewards import Reward
-
-TRUTH = GroundTruth(task="task3", modality="clinical", final_label="Psoriasis")
-REWARD = Reward(0.5, {"format": 0.5}, (), {"format": 1.0}, 1.0, frozenset())
-
-
-def training_group(
-    index: int, prompt_ids: Sequence[int], completions: Sequence[Sampled], advantages: Sequence[float], image: str = ""
-) -> TrainingGroup:
-    record = RLPrompt(id=f"p{index}", image=image, source="s", group="g", prompt="<image>\nName", ground_truth=TRUTH)
-    group = Group(Prompt(index, record), 0, list(prompt_ids), list(completions))
-    return TrainingGroup(ScoredGroup(group, [REWARD] * len(completions)), list(advantages))
-
-
-def of_lengths(index: int, prompt: int, lengths: Sequence[int]) -> TrainingGroup:
-    completions = [Sampled([1] * length, [-1.0] * length, "", "stop") for length in lengths]
-    return training_group(index, [2] * prompt, completions, [0.0] * len(lengths))
-
-
-def padded(training: TrainingGroup) -> tuple[int, int]:
-    """Rows and width of a group by itself."""
-    group = training.scored.group
-    return len(group.completions), len(group.prompt_ids) + max(len(c.token_ids) for c in group.completions)
-
-
-batches = st.lists(
-    st.tuples(st.integers(1, 30), st.lists(st.integers(1, 40), min_size=2, max_size=5)), min_size=1, max_size=20
-).map(lambda shapes: [of_lengths(index, *shape) for index, shape in enumerate(shapes)])
-
-
-def indices(groups: Sequence[TrainingGroup]) -> list[int]:
-    return [training.scored.group.prompt.index for training in groups]
-
-
-@given(batches, st.integers(1, 6), st.randoms())
-def test_every_group_is_dealt_to_one_rank_and_the_loads_are_level(
-    groups: list[TrainingGroup], ranks: int, rng: random.Random
-) -> None:
-    shares = deal(groups, ranks)
-    assert sorted(index for share in shares for index in indices(share)) == list(range(len(groups)))
-    loads = [sum(rows * width for rows, width in map(padded, share)) for share in shares]
-    largest = max(rows * width for rows, width in map(padded, groups))
-    assert max(loads) - min(loads) <= largest
-    shuffled = list(groups)
-    rng.shuffle(shuffled)
-    assert [indices(share) for share in deal(shuffled, ranks)] == [indices(share) for share in shares]
-
-
-@given(batches, st.integers(1, 600))
-def test_every_group_is_in_one_run_and_runs_keep_to_the_budget(groups: list[TrainingGroup], budget: int) -> None:
-    runs = runs_within(groups, budget)
-    assert sorted(index for run in runs for index in indices(run)) == list(range(len(groups)))
-    for run in runs:
-        shapes = [padded(training) for training in run]
-        size = sum(rows for rows, _ in shapes) * max(width for _, width in shapes)
-        assert len(run) == 1 or size <= budget
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("learner-data")
-    for number in range(3):
-        Image.fromarray(draw(number, PhantomSettings(size=(96, 64, 80)[number])).image).save(folder / f"{number}.png")
-    return folder
+    return drawn_images(tmp_path_factory.mktemp("learner-data"))
 
 
 @pytest.fixture(scope="module")
 def batch(tiny_model: Path, data: Path) -> list[TrainingGroup]:
-    """Three groups of three completions of unlike length, with log-probabilities that the engine might have told."""
-    processor: Any = load_processor(tiny_model)
-    rng = random.Random(0)
-    groups = []
-    for index in range(3):
-        with Image.open(data / f"{index}.png") as image:
-            text = prompt_text(processor, [{"from": "human", "value": "<image>\nclinical: diagnose"}])
-            (prompt_ids,) = processor(text=[text], images=[image.convert("RGB")])["input_ids"]
-        completions = []
-        for _ in range(3):
-            ids = [rng.randrange(10, 300) for _ in range(rng.randrange(3, 14))]
-            completions.append(Sampled(ids, [rng.uniform(-9, -5) for _ in ids], "", "stop"))
-        advantages = [rng.uniform(-1.5, 1.5) for _ in completions]
-        groups.append(training_group(index, prompt_ids, completions, advantages, f"{index}.png"))
-    return groups
-
-
-def settings(tiny_model: Path, data: Path, **learner: Any) -> MavicConfig:
-    return MavicConfig.model_validate(
-        {
-            "run": "runs/unused",
-            "data": data,
-            "model": {"path": tiny_model},
-            "lora": {"rank": 4, "alpha": 8},
-            "algorithm": {"kl_coefficient": 0.1},
-            "learner": {"optimizer": {"learning_rate": 1e-3}, "cpus_per_worker": 0.4, "timeout": 120} | learner,
-        }
-    )
+    return uneven_batch(tiny_model, data)
 
 
 @pytest.fixture(scope="module")
@@ -151,26 +61,6 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
     return port
-
-
-def weights(folder: Path) -> dict[str, Tensor]:
-    return load_file(folder / WEIGHTS)
-
-
-def apart(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
-    assert first.keys() == second.keys()
-    return max(float((first[name] - second[name]).abs().max()) for name in first)
-
-
-def gap_of_updates(before: Path, first: Path, second: Path) -> float:
-    """The norm of the difference between two updates, relative to that of the first.
-
-    Not the largest difference of a weight: Adam's first step has one size however small the gradient is, and rounding
-    decides its sign where the gradient is next to nothing.
-    """
-    start, one, other = weights(before), weights(first), weights(second)
-    difference = sum(float((one[name] - other[name]).square().sum()) for name in start)
-    return math.sqrt(difference / sum(float((one[name] - start[name]).square().sum()) for name in start))
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +88,8 @@ def test_an_update_changes_the_adapter_and_reports_what_it_did(
     assert metrics["learning_rate"] == 1e-3
     assert metrics["grad_norm"] > 0
     assert metrics["kl"] == pytest.approx(0.0, abs=1e-6)  # a fresh adapter is the policy without one
+    lengths = [tokens(training) for training in batch]
+    assert metrics["padding"] == pytest.approx(1 - sum(lengths) / (len(lengths) * max(lengths)))
 
 
 def test_the_gap_to_the_engine_is_the_mean_over_all_trained_tokens(
@@ -209,34 +101,144 @@ def test_the_gap_to_the_engine_is_the_mean_over_all_trained_tokens(
     gaps: list[Tensor] = []
     for training in batch:
         group = training.scored.group
-        with Image.open(data / group.prompt.record.image) as image:
-            tensors = encode_images(processor, [image.convert("RGB")])
+        images = encode_images(processor, read_images(group.prompt, data))
         for completion in group.completions:
             prompt, ids = [False] * len(group.prompt_ids), completion.token_ids
             sequence = TokenSequence(group.prompt_ids + ids, prompt + [True] * len(ids), 0)
-            one: VLMBatch = collate([sequence], tensors, pad_id=0)
             with torch.no_grad():
-                gaps.append(scorer(one) - torch.tensor(completion.logprobs))
-    assert alone[0]["rollout_logprob_diff"] == pytest.approx(float(torch.cat(gaps).abs().mean()), rel=1e-4)
+                gaps.append(scorer(collate([sequence], [images], pad_id=0)) - torch.tensor(completion.logprobs))
+    expected = float(torch.cat(gaps).abs().mean())
+    assert alone[0]["rollout_logprob_diff"] == pytest.approx(expected, rel=1e-4)
+    assert alone[0]["engine_gap"] == pytest.approx(expected, rel=1e-4)  # all are of the learner's version, 0
+
+
+Descent = tuple[dict[str, float], Path, Path]
+"""Metrics of the second of two updates by plain gradient descent; the adapters before and after both.
+
+Two, for a fresh adapter's first factors get no gradient before its second factors have moved.
+"""
+
+PASSES = ("padding",)
+"""Metrics that tell how a batch was cut."""
+
+
+def comparable(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if name not in PASSES}
+
+
+@pytest.fixture(scope="module")
+def descend(
+    one_rank: Any, tiny_model: Path, data: Path, batch: list[TrainingGroup], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Descent]:
+    """Makes two updates by plain gradient descent on one rank, the vision tower as `vision` says."""
+
+    def two_updates(vision: str = "frozen", **learner: Any) -> Descent:
+        folder = tmp_path_factory.mktemp("descent")
+        config = settings(tiny_model, data, learning_rate=1.0, **learner).model_copy(update={"vision": vision})
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("actors.deepspeed_engine.torch.optim.AdamW", plain_descent)
+            rank = one_rank(config)
+        before = rank.publish(folder, 0)
+        rank.update(batch, 0)
+        metrics = rank.update(batch, 1)
+        after = rank.publish(folder, 2)
+        return metrics, before.path, after.path
+
+    return two_updates
+
+
+@pytest.fixture(scope="module")
+def whole(descend: Callable[..., Descent]) -> Descent:
+    """The batch in one pass of one rank."""
+    return descend()
 
 
 @pytest.mark.parametrize("budget", [1, 250])
-def test_the_update_does_not_depend_on_the_size_of_micro_batches(
-    budget: int,
-    one_rank: Any,
-    alone: tuple[dict[str, float], Path, Path],
+def test_the_gradient_does_not_depend_on_the_size_of_micro_batches(
+    budget: int, descend: Callable[..., Descent], whole: Descent
+) -> None:
+    metrics, before, after = whole
+    found, _, others = descend(sharding={"micro_batch_tokens": budget})
+    assert comparable(found) == pytest.approx(comparable(metrics), rel=1e-4, abs=1e-6)
+    assert apart(weights(before), weights(after)) > 1e-2
+    assert gap_of_updates(before, after, others) < 1e-5
+
+
+def test_completions_that_share_their_prompt_have_the_gradient_of_those_that_do_not(
+    descend: Callable[..., Descent], whole: Descent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics, before, after = whole
+    monkeypatch.setattr(PolicyScorer, "takes_branches", False)
+    found, _, others = descend()
+    assert comparable(found) == pytest.approx(comparable(metrics), rel=1e-4, abs=1e-6)
+    assert gap_of_updates(before, after, others) < 1e-5
+
+
+def test_an_adapter_of_the_vision_tower_gets_its_gradient_through_every_pass(descend: Callable[..., Descent]) -> None:
+    _, before, after = descend("lora")
+    moved = {name for name, weight in weights(after).items() if not weight.equal(weights(before)[name])}
+    assert any(".visual." in name for name in moved)
+    assert any(".language_model." in name for name in moved)
+    _, _, others = descend("lora", sharding={"micro_batch_tokens": 1})
+    assert gap_of_updates(before, after, others) < 1e-5
+
+
+def stored(batch: list[TrainingGroup], data: Path) -> list[TrainingGroup]:
+    """The batch with its images in the object store, each prompt's once."""
+    groups = [training.scored.group for training in batch]
+    prompts = [replace(group.prompt, stored=store_images(data, group.prompt.record)) for group in groups]
+    return [
+        replace(training, scored=replace(training.scored, group=replace(training.scored.group, prompt=prompt)))
+        for training, prompt in zip(batch, prompts, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "stage"),
+    [
+        (2, 0),
+        pytest.param(4, 0, marks=pytest.mark.slow),
+        pytest.param(2, 2, marks=pytest.mark.slow),
+        pytest.param(4, 2, marks=pytest.mark.slow),  # more ranks than groups: one has nothing to train
+        pytest.param(2, 3, marks=pytest.mark.slow),
+        pytest.param(4, 3, marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_gradient_does_not_depend_on_the_number_of_ranks(
+    ranks: int,
+    stage: int,
+    whole: Descent,
     tiny_model: Path,
     data: Path,
-    batch: Any,
+    batch: list[TrainingGroup],
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    metrics, before, after = alone
-    assert len(runs_within(batch, budget)) > 1
-    rank = one_rank(settings(tiny_model, data, sharding={"micro_batch_tokens": budget}))
-    found = rank.update(batch, 0)
-    rank.save_adapter(tmp_path)
-    assert found == pytest.approx(metrics, rel=1e-4, abs=1e-6)
-    assert gap_of_updates(before, after, tmp_path) < 1e-3
+    class DescendingRank(LearnerRank):
+        def start(self, address: str, port: int, learner: Path | None) -> None:
+            torch.optim.AdamW = plain_descent  # type: ignore[assignment, misc]  # in this actor's process alone
+            super().start(address, port, learner)
+
+    ray.cloudpickle.register_pickle_by_value(__import__("learner_cases"))
+    monkeypatch.setattr(learners, "LearnerRank", DescendingRank)
+    metrics, before, after = whole
+    sharding = {"zero_stage": stage, "micro_batch_tokens": 250}  # one rank has fewer passes to make than the other
+    pool = LearnerPool(settings(tiny_model, data, learning_rate=1.0, workers=ranks, sharding=sharding))
+
+    async def update() -> tuple[Any, dict[str, float], Any]:
+        try:
+            await pool.open()
+            first = await pool.publish(tmp_path, 0)
+            await pool.update(stored(batch, data), 0)
+            return first, await pool.update(stored(batch, data), 1), await pool.publish(tmp_path, 2)
+        finally:
+            pool.close()
+
+    first, found, last = asyncio.run(update())
+    assert comparable(found) == pytest.approx(comparable(metrics), rel=1e-4, abs=1e-6)
+    assert apart(weights(before), weights(first.path)) == 0
+    assert gap_of_updates(before, after, last.path) < 1e-5
 
 
 def test_the_divergence_of_each_completion_does_not_depend_on_the_passes(
@@ -246,7 +248,7 @@ def test_the_divergence_of_each_completion_does_not_depend_on_the_passes(
     found = []
     for budget in (8192, 1):
         rank = one_rank(settings(tiny_model, data, sharding={"micro_batch_tokens": budget}))
-        assert rank.divergences(groups) == pytest.approx([0.0] * 9, abs=1e-5)  # a fresh adapter changes nothing
+        assert rank.divergences(groups) == pytest.approx([0.0] * 8, abs=1e-5)  # a fresh adapter changes nothing
         rank.update(batch, 0)
         found.append(rank.divergences(groups))
     assert min(found[0]) > 0
@@ -261,7 +263,8 @@ def test_completions_that_were_cut_can_be_left_out_of_the_loss(
     scored = ScoredGroup(replace(group, completions=cut), batch[0].scored.rewards)
     algorithm = AlgorithmSettings(truncated="mask")
     rank = one_rank(settings(tiny_model, data).model_copy(update={"algorithm": algorithm}))
-    metrics = rank.update([TrainingGroup(scored, batch[0].advantages)], 0)
+    metrics = rank.update([TrainingGroup(scored, batch[0].advantages)], 1)
+    assert "engine_gap" not in metrics  # the completions are older than the learner
     assert metrics["trained_tokens"] == sum(len(completion.token_ids) for completion in cut[1:])
     assert metrics["grad_norm"] > 0
 
@@ -276,29 +279,6 @@ def test_an_update_can_be_made_with_every_preset(
     assert all(math.isfinite(value) for value in metrics.values())
     assert metrics["grad_norm"] > 0
     assert ("kl" in metrics) == algorithm.kl_in_loss
-
-
-@pytest.mark.parametrize("stage", [0, 2])
-@pytest.mark.usefixtures("ray_cluster")
-def test_two_ranks_make_the_update_of_one(
-    stage: int, alone: tuple[dict[str, float], Path, Path], tiny_model: Path, data: Path, batch: Any, tmp_path: Path
-) -> None:
-    metrics, before, after = alone
-    sharding = {"zero_stage": stage, "micro_batch_tokens": 250}  # one rank has fewer passes to make than the other
-    pool = LearnerPool(settings(tiny_model, data, workers=2, sharding=sharding))
-
-    async def update() -> tuple[Any, dict[str, float], Any]:
-        try:
-            await pool.open()
-            first = await pool.publish(tmp_path, 0)
-            return first, await pool.update(batch, 0), await pool.publish(tmp_path, 1)
-        finally:
-            pool.close()
-
-    first, found, last = asyncio.run(update())
-    assert found == pytest.approx(metrics, rel=1e-4, abs=1e-6)
-    assert apart(weights(before), weights(first.path)) == 0
-    assert gap_of_updates(before, after, last.path) < 1e-3
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -17,7 +17,6 @@ from dermo_ray.config.sft import SftConfig
 from dermo_ray.data.conversations import Conversations, batch_indices
 from dermo_ray.errors import UserError
 from dermo_ray.metrics import METRICS
-from dermo_ray.models.batches import untrained
 from dermo_ray.models.chat import load_processor
 from dermo_ray.models.supervised import TokenScorer, encode
 from dermo_ray.report.metrics import read_metrics
@@ -25,6 +24,7 @@ from jobs import prepare, sft
 from jobs.resources import require
 
 STEPS = 4
+FORMATS = {"diagnosis": 0, "morph_reasoning": 1}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def data(ray_cluster, tmp_path_factory) -> Path:
             count=80,
             out=out,
             prompts="brief",
-            formats=["morph_reasoning"],
+            formats=["diagnosis", "morph_reasoning"],
             phantom={"size": 64},
             split={"val": 0.15, "test": 0},
         )
@@ -53,6 +53,7 @@ def settings(data, tiny_model, tmp_path_factory):
             "run": tmp_path_factory.mktemp("runs") / name,
             "data": data,
             "model": {"path": tiny_model},
+            "vision": "frozen" if values.get("lora") else "full",
             "optimizer": {"learning_rate": 1e-4},  # Adam magnifies rounding where gradients cancel; little of it here
             "sharding": {"micro_batch_tokens": 400},
             "pool": {"workers": 2},
@@ -76,7 +77,7 @@ def straight(settings) -> SftConfig:
 
 def weights(config: SftConfig, step: int = STEPS) -> dict[str, torch.Tensor]:
     checkpoint = config.run / "checkpoints" / checkpoints.step_name(step)
-    return load_file(next(checkpoint.glob("*/*model.safetensors")))
+    return load_file(min(checkpoint.glob("*/*model.safetensors")))  # the adapter's, where there is one
 
 
 def largest_difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
@@ -90,7 +91,8 @@ def test_the_loss_falls_and_the_metrics_are_complete(straight):
     assert series["loss"].values[-1] < series["loss"].values[0] - 0.05
     assert series["val_loss"].steps.tolist() == [2, 4]
     assert series["val_loss"].values[1] < series["val_loss"].values[0]
-    assert {"learning_rate", "grad_norm", "tokens_per_second", "samples_per_second", "epoch"} <= series.keys()
+    assert {"learning_rate", "grad_norm", "tokens_per_second", "samples_per_second", "epoch", "padding"} <= series.keys()
+    assert {f"val_loss/{name}" for name in FORMATS} <= series.keys()
     assert list((straight.run / "tensorboard").iterdir())
 
 
@@ -112,11 +114,16 @@ def test_the_reported_losses_are_those_of_one_process(straight, data, tiny_model
     processor = load_processor(tiny_model)
     model = TokenScorer(AutoModelForImageTextToText.from_pretrained(tiny_model))
     first = [conversations[index] for index in batch_indices(len(conversations), straight.batch_size, 0, 0)]
-    (batch,) = encode(processor, first, token_budget=10**6, max_length=4096)
+    (lesson,) = encode(processor, first, token_budget=10**6, max_length=4096, formats=FORMATS)
     with torch.no_grad():
-        logprobs, _ = model(batch)
-    reported = read_metrics(straight.run / METRICS)["loss"].values[0]
-    assert reported == pytest.approx(-float(logprobs.mean()), rel=1e-5)
+        logprobs, hits = model(lesson.batch)
+    reported = {name: series.values[0] for name, series in read_metrics(straight.run / METRICS).items()}
+    assert reported["loss"] == pytest.approx(-float(logprobs.mean()), rel=1e-5)
+    assert reported["accuracy"] == pytest.approx(float(hits.mean()))
+    for name, position in FORMATS.items():
+        of_format = lesson.token_formats == position
+        assert reported[f"loss/{name}"] == pytest.approx(-float(logprobs[of_format].mean()), rel=1e-5)
+        assert reported[f"accuracy/{name}"] == pytest.approx(float(hits[of_format].mean()))
 
 
 def test_a_resumed_run_ends_with_the_weights_of_one_never_stopped(straight, settings):
@@ -160,6 +167,11 @@ def test_an_adapter_is_trained_alone_and_opens_in_peft(settings, tiny_model):
     assert len(trained) == len([name for name in weights(config) if "lora_B" in name])
     assert all(weight.abs().max() > 0 for weight in trained.values())
     assert not any("visual" in name for name in trained)
+    merged = AutoModelForImageTextToText.from_pretrained(checkpoint / "model").state_dict()
+    for name, weight in model.merge_and_unload().state_dict().items():
+        assert torch.allclose(weight, merged[name], atol=1e-6)
+    assert not (checkpoint.parent / checkpoints.step_name(2) / "model").exists()
+    load_processor(checkpoint / "model")
 
 
 def test_a_conversation_that_is_too_long_is_named_on_one_line(settings):
@@ -186,13 +198,19 @@ def test_without_prepared_data_nothing_starts(settings, tmp_path):
 def test_only_the_assistant_and_its_end_of_turn_are_trained_on(data, tiny_model):
     conversations = Conversations(data, "train")
     processor = load_processor(tiny_model)
-    batches = encode(processor, [conversations[index] for index in range(7)], token_budget=300, max_length=512)
-    assert len(batches) > 1
-    assert all(batch.input_ids.numel() <= 300 for batch in batches)
+    chosen = [conversations[index] for index in range(7)]
+    lessons = encode(processor, chosen, token_budget=300, max_length=512, formats=FORMATS)
+    assert len(lessons) > 1
+    assert all(lesson.batch.input_ids.numel() <= 300 for lesson in lessons)
     said = []
-    for batch in batches:
+    for batch in (lesson.batch for lesson in lessons):
         for ids, trained in zip(batch.input_ids, batch.trained, strict=True):
             assert ids[trained][-1] == processor.tokenizer.eos_token_id
             said.append(processor.tokenizer.decode(ids[trained][:-1]))
     assert sorted(said) == sorted(conversations[index].turns[1]["value"] for index in range(7))
-    assert not untrained(batches[0]).trained.any()
+    assert not lessons[0].untrained.batch.trained.any()
+
+
+def test_a_mixture_with_a_format_that_the_data_lack_is_refused(settings):
+    with pytest.raises(UserError, match="no conversation has the format hierarchy; there are diagnosis, morph_reasoning"):
+        sft.run(settings("mixed", mixture={"diagnosis": 1, "hierarchy": 2}))

@@ -111,10 +111,10 @@ class AlgorithmSettings(Settings):
     overlong_share: float = Field(default=0.0, ge=0, lt=1)
     """Last part of max_tokens, as a share, over which overlong_penalty rises from 0 in a straight line."""
     overlong_penalty: float = Field(default=0.0, ge=0)
-    """Taken off the reward of a completion that reaches max_tokens; 0 leaves rewards as they are."""
-    truncated: Literal["penalise", "mask"] = "penalise"
-    """Completions that max_tokens cut: train on them with overlong_penalty taken off, or leave their tokens out of the
-    loss."""
+    """Taken off the reward of a completion that reaches max_tokens, unless `truncated` keeps it."""
+    truncated: Literal["keep", "mask", "penalise"] = "keep"
+    """Completions that max_tokens cut: train on them as on any other, leave their tokens out of the loss, or take
+    overlong_penalty off their reward."""
     max_logprob_gap: float = Field(default=0.5, gt=0)
     """Stop where engine and learner disagree by more than this on average about completions of the learner's own
     version, in nats: then the engine does not serve the weights it says."""
@@ -152,4 +152,8 @@ class AlgorithmSettings(Settings):
             raise ValueError("dual_clip is part of surrogate=ppo: give dual_clip=null")
         if self.overlong_share > 0 and self.overlong_penalty == 0:
             raise ValueError("overlong_share needs an overlong_penalty above 0")
+        if self.overlong_penalty > 0 and self.truncated == "keep":
+            raise ValueError("overlong_penalty needs truncated=penalise, or truncated=mask to cut the loss as well")
+        if self.overlong_penalty == 0 and self.truncated == "penalise":
+            raise ValueError("truncated=penalise needs an overlong_penalty above 0")
         return self

@@ -4,7 +4,7 @@ from pydantic import Field, model_validator
 
 from dermo_ray.config.algorithm import AlgorithmSettings
 from dermo_ray.config.base import AbsolutePath, Settings
-from dermo_ray.config.model import LoraSettings, ModelSettings
+from dermo_ray.config.model import LoraSettings, ModelSettings, Vision, check_vision
 from dermo_ray.config.pools import EngineSettings, PoolSettings
 from dermo_ray.config.reward import RewardConfig
 from dermo_ray.config.training import OptimizerSettings, ShardingSettings
@@ -59,6 +59,8 @@ class MavicConfig(Settings):
     """The policy to start from, usually the result of supervised fine-tuning."""
     lora: LoraSettings = LoraSettings()
     """The adapter that is trained; the engines load it by policy version."""
+    vision: Vision = "frozen"
+    """What becomes of the vision tower: it stays as it is, or gets an adapter as well."""
     steps: int = Field(default=100, ge=1)
     """Learner updates."""
     batch_groups: int = Field(default=64, ge=1)
@@ -83,6 +85,13 @@ class MavicConfig(Settings):
     """The reward pool."""
     learner: LearnerSettings = LearnerSettings()
     """The learner pool."""
+
+    @model_validator(mode="after")
+    def _engines_load_what_is_trained(self) -> "MavicConfig":
+        check_vision(self.vision, self.lora)
+        if self.vision == "lora" and not self.rollout.engine.vision_adapters:
+            raise ValueError("vision=lora needs rollout.engine.vision_adapters=true, or engines would leave it out")
+        return self
 
     @model_validator(mode="after")
     def _room_for_versions(self) -> "MavicConfig":

@@ -7,11 +7,15 @@ from pydantic import Field
 from dermo_ray.config.base import AbsolutePath, Settings
 
 
-class LoraSettings(Settings):
-    """A low-rank adapter (Hu et al., arXiv 2106.09685) on the language model; the vision tower stays as it is."""
+Vision = Literal["frozen", "lora", "full"]
+"""What training does to the vision tower."""
 
-    rank: int = Field(default=64, ge=1)
-    """Rank of the adapter; vLLM loads 1, 8, 16, 32, 64, 128, 256, 320 and 512."""
+
+class LoraSettings(Settings):
+    """A low-rank adapter (Hu et al., arXiv 2106.09685)."""
+
+    rank: Literal[1, 8, 16, 32, 64, 128, 256, 320, 512] = 64
+    """Rank of the adapter: one that vLLM makes room for."""
     alpha: int = Field(default=64, gt=0)
     """The adapter's output is scaled by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -31,3 +35,15 @@ class ModelSettings(Settings):
     """Attention implementation of the learner."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more time."""
+
+
+def check_vision(vision: Vision, lora: LoraSettings | None) -> None:
+    """Raise `ValueError` where the vision tower can't be trained as `vision` says beside that adapter, or without one.
+
+    An adapter file holds low-rank weights alone (vLLM refuses PEFT's `modules_to_save`), so beside an adapter the tower
+    is frozen or has an adapter too.
+    """
+    if vision == "full" and lora is not None:
+        raise ValueError("vision=full needs lora=null, for no engine loads whole weights from an adapter: take vision=lora")
+    if vision == "lora" and lora is None:
+        raise ValueError("vision=lora needs an adapter: give lora.rank, or take vision=full")

@@ -42,6 +42,8 @@ class EngineSettings(Settings):
     """Memory for keys and values where the engine runs on the CPU."""
     max_adapters: int = Field(default=2, ge=1)
     """Adapters in one batch: an update while requests are under way needs two."""
+    vision_adapters: bool = False
+    """Load adapters that change the vision tower too; images are then encoded anew for every policy version."""
     enforce_eager: bool = False
     """Don't compile the model: quicker to start, slower to generate. With adapters vLLM never compiles on a CPU."""
     start_timeout: float = Field(default=600, gt=0)

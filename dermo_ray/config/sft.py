@@ -1,9 +1,11 @@
 """Settings of `jobs.sft`."""
 
+from typing import Annotated
+
 from pydantic import Field, model_validator
 
 from dermo_ray.config.base import AbsolutePath, Settings
-from dermo_ray.config.model import LoraSettings, ModelSettings
+from dermo_ray.config.model import LoraSettings, ModelSettings, Vision, check_vision
 from dermo_ray.config.pools import PoolSettings
 from dermo_ray.config.training import OptimizerSettings, ShardingSettings
 
@@ -28,8 +30,9 @@ class SftConfig(Settings):
     """The policy to start from."""
     lora: LoraSettings | None = None
     """Train an adapter with these settings; null trains the model itself."""
-    train_vision: bool = True
-    """Full fine-tuning trains the vision tower too; an adapter never does."""
+    vision: Vision = "frozen"
+    """What becomes of the vision tower: it stays as it is, gets an adapter too (with `lora`), or is trained whole
+    (without)."""
     optimizer: OptimizerSettings = OptimizerSettings()
     """The optimizer and its schedule."""
     sharding: ShardingSettings = ShardingSettings()
@@ -42,6 +45,9 @@ class SftConfig(Settings):
     """Updates; where it is set, `epochs` does not count."""
     batch_size: int = Field(default=32, ge=1)
     """Conversations in one update, over all ranks."""
+    mixture: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Weight of each format of conversations, by its name: formats come in these proportions, each in epochs of its
+    own, and those without a weight not at all. Empty takes the conversations as they are."""
     max_length: int = Field(default=4096, ge=16)
     """Longest conversation in tokens, image tokens included; a longer one stops the run and is named."""
     checkpoint_every: int = Field(default=100, ge=1)
@@ -54,6 +60,11 @@ class SftConfig(Settings):
     """Seed of the order of conversations, of the adapter's first weights and of dropout."""
     resume: bool = True
     """Go on from the latest checkpoint in `run`; false refuses a run directory that has one."""
+
+    @model_validator(mode="after")
+    def _vision_goes_with_lora(self) -> "SftConfig":
+        check_vision(self.vision, self.lora)
+        return self
 
     @model_validator(mode="after")
     def _every_rank_has_a_share(self) -> "SftConfig":

@@ -18,26 +18,32 @@ from PIL import Image
 
 from dermo_ray.data.manifest import read_manifest
 from dermo_ray.errors import UserError
-from dermo_ray.records import Split
+from dermo_ray.records import FURTHER_IMAGES, Split
 
 
 class Conversation(NamedTuple):
-    """One conversation about one image."""
+    """One conversation about one image or several."""
 
     id: str
-    image: Path
+    images: list[Path]
+    """In the order of their `<image>` marks."""
     turns: list[dict[str, str]]
     """Each with `from` ("human" or "gpt") and `value`."""
+    format: str
+    """Which of the formats of training conversations it has."""
 
     @property
     def characters(self) -> int:
         """Length of its text, which orders conversations much as their tokens do and needs no tokenizer."""
         return sum(len(turn["value"]) for turn in self.turns)
 
-    def read_image(self) -> Image.Image:
-        """The decoded image, RGB."""
-        with Image.open(self.image) as file:
-            return file.convert("RGB")
+    def read_images(self) -> list[Image.Image]:
+        """The decoded images, RGB."""
+        decoded = []
+        for path in self.images:
+            with Image.open(path) as file:
+                decoded.append(file.convert("RGB"))
+        return decoded
 
 
 class Conversations:
@@ -47,14 +53,17 @@ class Conversations:
         files = _files(prepared, split)
         disable_progress_bars()
         self._prepared = prepared
-        self._rows = Dataset.from_parquet([str(path) for path in files], columns=["id", "image", "conversations"])
+        there = pq.read_schema(files[0]).names
+        columns = [name for name in ("id", "image", FURTHER_IMAGES, "format", "conversations") if name in there]
+        self._rows = Dataset.from_parquet([str(path) for path in files], columns=columns)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Conversation:
         row = self._rows[index]
-        return Conversation(row["id"], self._prepared / row["image"], row["conversations"])
+        images = [row["image"], *(row.get(FURTHER_IMAGES) or ())]
+        return Conversation(row["id"], [self._prepared / i for i in images], row["conversations"], row["format"])
 
 
 def count(prepared: Path, split: Split) -> int:
@@ -63,6 +72,16 @@ def count(prepared: Path, split: Split) -> int:
     Raises `UserError` where `prepared` is no prepared folder or the split is empty.
     """
     return sum(pq.read_metadata(path).num_rows for path in _files(prepared, split))
+
+
+def formats(prepared: Path, split: Split) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """The formats of a split's conversations in the order of their names, and [conversations] which one each has.
+
+    Raises `UserError` where `prepared` is no prepared folder or the split is empty.
+    """
+    column = pq.read_table(_files(prepared, split), columns=["format"])["format"].to_numpy()
+    names, positions = np.unique(column, return_inverse=True)
+    return names.tolist(), positions
 
 
 def content_hash(prepared: Path) -> str:
@@ -85,7 +104,7 @@ def batch_indices(size: int, batch_size: int, seed: int, step: int) -> list[int]
     return indices
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=20)
 def permutation(size: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     """The order of `size` conversations in an epoch; epochs are shuffled apart from each other."""
     return np.random.default_rng((seed, epoch)).permutation(size)

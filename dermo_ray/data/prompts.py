@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from dermo_ray.errors import UserError
-from dermo_ray.records import GroundTruth, RLPrompt, Split
+from dermo_ray.records import FURTHER_IMAGES, GroundTruth, RLPrompt, Split
 
 
 def read_prompts(prepared: Path, split: Split, sources: Collection[str] | None = None) -> list[RLPrompt]:
@@ -22,7 +22,9 @@ def read_prompts(prepared: Path, split: Split, sources: Collection[str] | None =
     files = sorted(folder.glob("*.parquet"))
     if not files:
         raise UserError(f"{folder} holds no prompts: run jobs.prepare with out={prepared} first")
-    rows = pq.read_table(files, columns=["id", "image", "source", "group", "prompt", "ground_truth"]).to_pylist()
+    columns = ["id", "image", FURTHER_IMAGES, "source", "group", "prompt", "ground_truth"]
+    there = pq.read_schema(files[0]).names
+    rows = pq.read_table(files, columns=[name for name in columns if name in there]).to_pylist()
     if sources is not None:
         there = sorted({row["source"] for row in rows})
         rows = [row for row in rows if row["source"] in sources]
@@ -30,7 +32,11 @@ def read_prompts(prepared: Path, split: Split, sources: Collection[str] | None =
         detail = f"of {', '.join(sources)}; it has {', '.join(there)}" if sources is not None else "at all"
         raise UserError(f"{folder} holds no prompts {detail}")
     return [
-        RLPrompt(ground_truth=GroundTruth.model_validate_json(row.pop("ground_truth")), **row)
+        RLPrompt(
+            ground_truth=GroundTruth.model_validate_json(row.pop("ground_truth")),
+            further_images=row.pop(FURTHER_IMAGES, None) or [],
+            **row,
+        )
         for row in sorted(rows, key=lambda row: row["id"])
     ]
 

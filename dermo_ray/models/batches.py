@@ -1,10 +1,12 @@
-"""Padded batches of images and token sequences, and how to cut a batch into micro-batches.
+"""Padded batches of images and token sequences, and how to cut sequences into micro-batches.
 
-Invariant: an image is in a batch once, however many sequences show it; `image_index` says which sequence shows which.
+Invariants: the images of a prompt are in a batch once, however many sequences show them; `image_index` says which
+sequence shows which prompt's images. A sequence may be a prompt and several continuations of it, its branches, side by
+side: each is to be read as if it followed the prompt alone.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,7 +14,11 @@ from PIL import Image
 from torch import Tensor
 from transformers import ProcessorMixin
 
+from dermo_ray.errors import UserError
 from dermo_ray.models.chat import answer_texts
+
+_TEXT_TENSORS = ("input_ids", "attention_mask", "mm_token_type_ids")
+"""What a processor returns beside the image processor's tensors."""
 
 
 @dataclass(frozen=True)
@@ -21,16 +27,38 @@ class TokenSequence:
 
     ids: list[int]
     trained: list[bool]
-    image: int
-    """Position of its image in the batch's list of images."""
+    images: int
+    """Position of its prompt's images among those of all prompts."""
+    branches: list[int] | None = None
+    """Which continuation each token belongs to, from 1, and 0 for the prompt; None where one follows alone."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
+@dataclass(frozen=True)
+class PromptImages:
+    """All images of one prompt, of whatever sizes, as the image processor made them."""
+
+    tensors: dict[str, Tensor]
+    """`pixel_values` and so on."""
+    count: int
+    """How many images."""
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """What a vision tower made of one prompt's images, in the order of their placeholders."""
+
+    tokens: Tensor
+    """[image tokens, width]."""
+    levels: tuple[Tensor, ...] = ()
+    """DeepStack: what the first layers of the language model are given besides, [image tokens, width] each."""
+
+
 @dataclass
 class VLMBatch:
-    """B sequences of at most L tokens, padded on the right, and the images they show."""
+    """B sequences of at most L tokens, padded on the right, and the images of the P prompts they begin with."""
 
     input_ids: Tensor
     """[B, L] int64."""
@@ -39,56 +67,109 @@ class VLMBatch:
     trained: Tensor
     """[B, L] bool: tokens whose log-probability counts; never the first of a sequence."""
     image_index: Tensor
-    """[B] int64: which image each sequence shows."""
+    """[B] int64: which prompt's images each sequence shows."""
     images: dict[str, Tensor]
-    """What the image processor made of the images, `pixel_values` and so on, each image once."""
+    """What the image processor made of the images, prompt by prompt, each image once."""
+    image_counts: list[int]
+    """[P]: how many images each prompt has."""
+    branches: Tensor | None = None
+    """[B, L] int64: which continuation of its prompt each token belongs to, from 1; 0 for the prompt, -1 for padding.
+    None where sequences have no branches."""
+    features: list[ImageFeatures] | None = None
+    """[P]: what the vision tower made of them, where it has seen them already."""
 
     def to(self, device: torch.device) -> "VLMBatch":
-        """The same batch on `device`."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return VLMBatch(
-            images={name: value.to(device) for name, value in moved.pop("images").items()},
-            **{name: value.to(device) for name, value in moved.items()},
+        """The same batch on `device`; features are where the vision tower is."""
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device),
+            attention_mask=self.attention_mask.to(device),
+            trained=self.trained.to(device),
+            image_index=self.image_index.to(device),
+            branches=None if self.branches is None else self.branches.to(device),
+            images={name: value.to(device) for name, value in self.images.items()},
         )
 
 
-def encode_conversations(
-    processor: ProcessorMixin, conversations: Sequence[Sequence[Mapping[str, str]]], images: Sequence[Image.Image]
-) -> tuple[list[TokenSequence], dict[str, Tensor]]:
-    """Tokenise conversations about one image each, together with their images.
+def encode_conversation(
+    processor: ProcessorMixin, turns: Sequence[Mapping[str, str]], images: Sequence[Image.Image]
+) -> tuple[TokenSequence, PromptImages]:
+    """Tokenise a conversation about `images`, which its human turns show in order, one `<image>` for each.
 
-    Returns the sequences, conversation i showing image i, and the image processor's tensors.
+    Raises `UserError` where turns and images don't match in number.
     """
-    pieces = [answer_texts(processor, turns) for turns in conversations]
-    encoded = processor(text=[first[0][0] for first in pieces], images=list(images), padding=False)
-    sequences = []
-    for index, (prompt_ids, rest) in enumerate(zip(encoded["input_ids"], pieces, strict=True)):
-        ids, trained = list(prompt_ids), [False] * len(prompt_ids)
-        for text, is_answer in rest[1:]:
+    placeholder = processor.image_token
+    pieces = answer_texts(processor, turns)
+    shown = sum(text.count(placeholder) for text, _ in pieces)
+    if shown != len(images) or not images:
+        raise UserError(f"it shows <image> {shown} times and has {len(images)} images: they must be as many, at least 1")
+    ids: list[int] = []
+    trained: list[bool] = []
+    seen: list[dict[str, Tensor]] = []
+    used = 0
+    for text, is_answer in pieces:
+        count = text.count(placeholder)
+        if count:
+            encoded = processor(text=[text], images=list(images[used : used + count]), padding=False)
+            (more,) = encoded["input_ids"]
+            seen.append(_image_tensors(encoded))
+            used += count
+        else:
             more = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-            ids += more
-            trained += [is_answer] * len(more)
-        sequences.append(TokenSequence(ids, trained, index))
-    return sequences, _image_tensors(encoded)
+        ids += more
+        trained += [is_answer] * len(more)
+    tensors = {name: torch.cat([part[name] for part in seen]) for name in seen[0]}
+    return TokenSequence(ids, trained, 0), PromptImages(tensors, len(images))
 
 
-def encode_images(processor: ProcessorMixin, images: Sequence[Image.Image]) -> dict[str, Tensor]:
-    """The image processor's tensors for `images`."""
-    return _image_tensors(processor.image_processor(images=list(images), return_tensors="pt"))
+def encode_images(processor: ProcessorMixin, images: Sequence[Image.Image]) -> PromptImages:
+    """The images of one prompt as the image processor makes them."""
+    encoded = processor.image_processor(images=list(images), return_tensors="pt")
+    return PromptImages(_image_tensors(encoded), len(images))
 
 
-def collate(sequences: Sequence[TokenSequence], images: dict[str, Tensor], pad_id: int) -> VLMBatch:
-    """Pad `sequences` on the right to the longest."""
+def collate(
+    sequences: Sequence[TokenSequence],
+    images: Sequence[PromptImages],
+    pad_id: int,
+    features: Sequence[ImageFeatures] | None = None,
+) -> VLMBatch:
+    """Pad `sequences` on the right to the longest; of `images` (and their `features`), take those that they show.
+
+    Either all sequences have branches or none has. Images whose features are given are not handed over again, but for what tells their sizes.
+    """
     length = max(map(len, sequences))
     input_ids = torch.full((len(sequences), length), pad_id)
     attention_mask = torch.zeros_like(input_ids)
     trained = torch.zeros_like(input_ids, dtype=torch.bool)
+    branches = None if sequences[0].branches is None else torch.full_like(input_ids, -1)
     for row, sequence in enumerate(sequences):
         input_ids[row, : len(sequence)] = torch.tensor(sequence.ids)
         attention_mask[row, : len(sequence)] = 1
         trained[row, : len(sequence)] = torch.tensor(sequence.trained)
+        if branches is not None:
+            branches[row, : len(sequence)] = torch.tensor(sequence.branches)
     trained[:, 0] = False
-    return VLMBatch(input_ids, attention_mask, trained, torch.tensor([s.image for s in sequences]), images)
+    shown = sorted({sequence.images for sequence in sequences})
+    names = [name for name in images[shown[0]].tensors if features is None or name == "image_grid_thw"]
+    return VLMBatch(
+        input_ids,
+        attention_mask,
+        trained,
+        torch.tensor([shown.index(sequence.images) for sequence in sequences]),
+        {name: torch.cat([images[position].tensors[name] for position in shown]) for name in names},
+        [images[position].count for position in shown],
+        branches,
+        None if features is None else [features[position] for position in shown],
+    )
+
+
+def places_in_branches(branches: Tensor) -> Tensor:
+    """[B, L]: how many tokens of its own branch stand before each token of `branches` [B, L]."""
+    columns = torch.arange(branches.shape[1], device=branches.device).expand_as(branches)
+    begins = torch.ones_like(branches, dtype=torch.bool)
+    begins[:, 1:] = branches[:, 1:] != branches[:, :-1]
+    return columns - columns.masked_fill(~begins, 0).cummax(dim=1).values
 
 
 def untrained(batch: VLMBatch) -> VLMBatch:
@@ -96,21 +177,29 @@ def untrained(batch: VLMBatch) -> VLMBatch:
     return replace(batch, trained=torch.zeros_like(batch.trained))
 
 
-def micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+def micro_batches(lengths: Sequence[int], token_budget: int, prompts: Sequence[int] | None = None) -> list[list[int]]:
     """Cut positions into runs of like length whose padded size is at most `token_budget` tokens.
 
-    A sequence longer than the budget gets a micro-batch of its own.
+    With `prompts`, the prompt of each, sequences of one prompt stay together as far as the budget goes: an image then
+    has to be encoded in few runs, for more padding. A sequence longer than the budget gets a run of its own.
     """
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    belongs = range(len(lengths)) if prompts is None else prompts
+    longest: dict[int, int] = {}
+    for prompt, length in zip(belongs, lengths, strict=True):
+        longest[prompt] = max(length, longest.get(prompt, 0))
+    order = sorted(range(len(lengths)), key=lambda i: (-longest[belongs[i]], belongs[i], -lengths[i], i))
     cut: list[list[int]] = []
+    width = 0
     for position in order:
-        if cut and (len(cut[-1]) + 1) * lengths[cut[-1][0]] <= token_budget:
+        wider = max(width, lengths[position])
+        if cut and (len(cut[-1]) + 1) * wider <= token_budget:
             cut[-1].append(position)
+            width = wider
         else:
             cut.append([position])
+            width = lengths[position]
     return cut
 
 
 def _image_tensors(encoded: Mapping[str, Any]) -> dict[str, Tensor]:
-    text = ("input_ids", "attention_mask", "mm_token_type_ids")
-    return {name: torch.as_tensor(value) for name, value in encoded.items() if name not in text}
+    return {name: torch.as_tensor(value) for name, value in encoded.items() if name not in _TEXT_TENSORS}

@@ -1,11 +1,12 @@
 """The policy: a Hugging Face vision-language model, with or without a LoRA adapter, that scores token sequences.
 
-Invariants: logits are formed for trained positions alone, and each image passes the vision tower once however many
-sequences show it. The log-probabilities are those of the sampling distribution: after the temperature, over the tokens
-that sampling may choose from.
+Invariants: logits are formed for trained positions alone and never for more than `_LOGITS_AT_ONCE` of them together;
+each prompt's images pass the vision tower once in a batch, however many sequences show them. The log-probabilities are
+those of the sampling distribution: after the temperature, over the tokens that sampling may choose from.
 """
 
 import inspect
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,17 +14,27 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForImageTextToText
 
-from dermo_ray.config.model import LoraSettings, ModelSettings
+from dermo_ray.config.model import LoraSettings, ModelSettings, Vision
 from dermo_ray.errors import UserError
-from dermo_ray.models.batches import VLMBatch
+from dermo_ray.models.batches import ImageFeatures, VLMBatch, places_in_branches
+
+_LOGITS_AT_ONCE = 2**26
+"""256 MiB in float32, whatever the vocabulary; positions beyond it are scored chunk by chunk."""
 
 
-def load_policy(settings: ModelSettings, lora: LoraSettings | None = None, adapter: Path | None = None) -> nn.Module:
+def load_policy(
+    settings: ModelSettings,
+    lora: LoraSettings | None = None,
+    adapter: Path | None = None,
+    vision: Vision = "frozen",
+) -> nn.Module:
     """The model at `settings.path`; with `lora` a fresh adapter on it, with `adapter` a saved one, ready to train on.
 
-    Raises `UserError` where the folder holds no model or an adapter target names no layer.
+    `vision` says whether a fresh adapter covers the vision tower, or whether a model without one trains it. Raises
+    `UserError` where the folder holds no model or an adapter target names no layer.
     """
     if not (settings.path / "config.json").is_file():
         raise UserError(f"{settings.path} holds no model: config.json is missing")
@@ -38,17 +49,37 @@ def load_policy(settings: ModelSettings, lora: LoraSettings | None = None, adapt
         model.enable_input_require_grads()
     if adapter is not None:
         return PeftModel.from_pretrained(model, adapter, is_trainable=True)
-    if lora is None:
-        return model
+    if lora is not None:
+        return add_adapter(model, lora, vision)
+    if vision == "frozen":
+        model.get_encoder(modality="image").requires_grad_(False)
+    return model
+
+
+def add_adapter(model: Any, lora: LoraSettings, vision: Vision = "frozen") -> PeftModel:
+    """`model` with a fresh adapter on the layers of its language model that `lora.targets` names.
+
+    With `vision: lora`, on all linear layers of the vision tower as well. Raises `UserError` where no layer has such a
+    name.
+    """
     # fully qualified: PEFT matches a bare suffix anywhere, and the vision tower of some families has the same names
-    names = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n.rpartition(".")[2] in lora.targets]
-    targets = [name for name in names if ".language_model." in f".{name}."]
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    targets = [n for n in linear if n.rpartition(".")[2] in lora.targets and ".language_model." in f".{n}."]
     if not targets:
         raise UserError(f"lora.targets: no linear layer of the language model is called {' or '.join(lora.targets)}")
+    if vision == "lora":
+        tower = set(model.get_encoder(modality="image").modules())
+        targets += [name for name, module in linear.items() if module in tower]
     return get_peft_model(
         model,
         LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, bias="none"),
     )
+
+
+def merge(settings: ModelSettings, adapter: Path, folder: Path) -> None:
+    """Write the model at `settings.path` with the saved `adapter` added to its weights to `folder`."""
+    policy: Any = load_policy(settings, adapter=adapter)
+    policy.merge_and_unload().save_pretrained(folder)
 
 
 class PolicyScorer(nn.Module):
@@ -62,30 +93,108 @@ class PolicyScorer(nn.Module):
 
     def forward(self, batch: VLMBatch) -> Tensor:
         """Log-probability of every trained token, [N] in row-major order."""
-        targets = batch.input_ids[batch.trained]
-        return -nn.functional.cross_entropy(self.logits(batch), targets, reduction="none")
+        return self.in_chunks(self.logprobs, batch)
 
-    def logits(self, batch: VLMBatch) -> Tensor:
-        """Logits that predict the trained tokens, [N, vocabulary] in row-major order."""
-        model: Any = self.policy.get_base_model() if isinstance(self.policy, PeftModel) else self.policy
-        hidden = model.model(**_inputs(model, batch), use_cache=False).last_hidden_state
-        predicting = batch.trained.roll(-1, dims=1)  # position t predicts token t + 1; column 0 is never trained
-        logits = model.lm_head(hidden[predicting]).float() / self.temperature
-        return logits.index_fill(1, self.banned, -torch.inf)
+    def in_chunks(self, score: Callable[[Tensor, Tensor], Tensor], batch: VLMBatch) -> Tensor:
+        """`score` of the trained tokens, [..., N] in row-major order: it takes logits [n, vocabulary] and targets [n].
+
+        Where there are several chunks, the backward pass forms each one's logits again, so that only one chunk's are
+        ever in memory.
+        """
+        hidden, targets = self.predicting(batch), batch.input_ids[batch.trained]
+        at_once = max(1, _LOGITS_AT_ONCE // self.model.lm_head.out_features)
+
+        def of_chunk(hidden: Tensor, targets: Tensor) -> Tensor:
+            return score(self.logits(hidden), targets)
+
+        if len(targets) <= at_once:
+            return of_chunk(hidden, targets)
+        chunks = zip(hidden.split(at_once), targets.split(at_once), strict=True)
+        scores = [checkpoint(of_chunk, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
+        return torch.cat(scores, dim=-1)
+
+    @staticmethod
+    def logprobs(logits: Tensor, targets: Tensor) -> Tensor:
+        """Log-probabilities [n] of `targets` under `logits` [n, vocabulary]."""
+        return -nn.functional.cross_entropy(logits, targets, reduction="none")
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits [n, vocabulary] of the sampling distribution, from hidden states [n, width]."""
+        return (self.model.lm_head(hidden).float() / self.temperature).index_fill_(1, self.banned, -torch.inf)
+
+    def predicting(self, batch: VLMBatch) -> Tensor:
+        """The hidden states that predict the trained tokens, [N, width] in row-major order."""
+        hidden = self.model.model(**self._inputs(batch), use_cache=False).last_hidden_state
+        rows, columns = batch.trained.nonzero(as_tuple=True)
+        before = columns - 1
+        if batch.branches is not None:
+            begins = places_in_branches(batch.branches)[rows, columns] == 0
+            ends_of_prompts = (batch.branches == 0).sum(dim=1) - 1
+            before = torch.where(begins, ends_of_prompts[rows], before)
+        return hidden[rows, before]
+
+    def image_features(self, images: dict[str, Tensor], counts: Sequence[int]) -> list[ImageFeatures]:
+        """What the vision tower makes of each prompt's images; `counts` says how many each prompt has."""
+        seen = self.model.model.get_image_features(**images, return_dict=True)
+
+        def by_prompt(of_images: Sequence[Tensor]) -> list[Tensor]:
+            remaining = iter(of_images)
+            return [torch.cat([next(remaining) for _ in range(count)]) for count in counts]
+
+        levels = [by_prompt(level) for level in getattr(seen, "deepstack_features", None) or ()]
+        tokens = by_prompt(seen.pooler_output)
+        return [ImageFeatures(own, tuple(level[i] for level in levels)) for i, own in enumerate(tokens)]
+
+    @property
+    def model(self) -> Any:
+        """The model under its adapter, if there is one."""
+        return self.policy.get_base_model() if isinstance(self.policy, PeftModel) else self.policy
+
+    @property
+    def takes_branches(self) -> bool:
+        """Whether sequences may have branches: the model takes masks and positions of one's own, as Qwen-VL does."""
+        return hasattr(self.model.model, "get_rope_index") and self.model.config._attn_implementation == "sdpa"
+
+    def _inputs(self, batch: VLMBatch) -> dict[str, object]:
+        """The keyword arguments of the model's forward pass; each sequence is handed its prompt's image features."""
+        model = self.model
+        accepted = inspect.signature(model.model.forward).parameters
+        inputs: dict[str, object] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        if "mm_token_type_ids" in accepted:
+            inputs["mm_token_type_ids"] = (batch.input_ids == model.config.image_token_id).int()
+        features = batch.features or self.image_features(batch.images, batch.image_counts)
+        shown = batch.image_index.tolist()
+        handed_out = SimpleNamespace(pooler_output=[features[prompt].tokens for prompt in shown])
+        if features[0].levels:
+            by_level = zip(*(features[prompt].levels for prompt in shown), strict=True)
+            handed_out.deepstack_features = [list(level) for level in by_level]
+        inputs["mm_encoder_outputs"] = {"image": handed_out}
+        if "image_grid_thw" in accepted:
+            of_prompt = batch.images["image_grid_thw"].split(batch.image_counts)
+            inputs["image_grid_thw"] = torch.cat([of_prompt[prompt] for prompt in shown])
+        if batch.branches is not None:
+            inputs["attention_mask"] = _branch_mask(batch.branches, model.dtype)
+            inputs["position_ids"] = self._branch_positions(batch.branches, inputs)
+        return inputs
+
+    def _branch_positions(self, branches: Tensor, inputs: Mapping[str, Any]) -> Tensor:
+        """[3, B, L]: the positions of each token as if its branch followed the prompt alone."""
+        prompts = branches == 0
+        positions, deltas = self.model.model.get_rope_index(
+            inputs["input_ids"],
+            image_grid_thw=inputs["image_grid_thw"],
+            attention_mask=prompts.long(),
+            mm_token_type_ids=inputs["mm_token_type_ids"],
+        )
+        next_positions = prompts.sum(dim=1, keepdim=True) + deltas.to(branches.device)
+        return torch.where(prompts, positions, next_positions + places_in_branches(branches))
 
 
-def _inputs(model: Any, batch: VLMBatch) -> dict[str, object]:
-    """The keyword arguments of the model's forward pass, the images encoded once and handed out to their sequences."""
-    accepted = inspect.signature(model.model.forward).parameters
-    inputs: dict[str, object] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-    if "mm_token_type_ids" in accepted:
-        inputs["mm_token_type_ids"] = (batch.input_ids == model.config.image_token_id).int()
-    features = model.model.get_image_features(**batch.images, return_dict=True)
-    shown = batch.image_index.tolist()
-    handed_out = SimpleNamespace(pooler_output=[features.pooler_output[i] for i in shown])
-    if (deepstack := getattr(features, "deepstack_features", None)) is not None:
-        handed_out.deepstack_features = [[level[i] for i in shown] for level in deepstack]
-    inputs["mm_encoder_outputs"] = {"image": handed_out}
-    if "image_grid_thw" in accepted:
-        inputs["image_grid_thw"] = batch.images["image_grid_thw"][batch.image_index]
-    return inputs
+def _branch_mask(branches: Tensor, dtype: torch.dtype) -> Tensor:
+    """[B, 1, L, L], added to attention scores: tokens see their prompt and what precedes them in their own branch.
+
+    One tensor for all layers: a mask of booleans would be made into one like it, and kept, by every layer.
+    """
+    own = branches[:, :, None] == branches[:, None, :]
+    visible = (own | (branches == 0)[:, None, :]).tril()
+    return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)[:, None]
