@@ -18,9 +18,11 @@ from dermo_ray.config.prepare import PrepareConfig
 from dermo_ray.config.preflight import MODELS, PreflightConfig, job_of
 from dermo_ray.config.reward import RewardConfig
 from dermo_ray.errors import UserError
+from dermo_ray.memory import PUBLISHED
 from jobs import command, preflight, prepare
 from jobs.preflight.disk import check_disk, needed_gib
 from jobs.preflight.finding import Finding
+from jobs.preflight.gpu_memory import check_gpu_memory, gpus_of
 from jobs.preflight.folders import check_reads, check_writes, samples
 from jobs.preflight.host_memory import check_host_memory
 from jobs.preflight.model import check_model, lora_parameters, parameters, read_config
@@ -327,3 +329,28 @@ def test_a_folder_stands_for_itself_by_a_few_files(tmp_path: Path) -> None:
     chosen: Sequence[Path] = samples(tmp_path)
     assert chosen[0] == tmp_path / "manifest.json"
     assert len(chosen) == 4
+
+
+def test_what_does_not_fit_a_gpu_is_named_by_pool_and_what_does_passes(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(PUBLISHED["qwen3-vl-8b"]))
+    gpu = {"gpus_per_worker": 1}
+    settings = {
+        "run": tmp_path / "run",
+        "data": tmp_path,
+        "model": {"path": tmp_path, "dtype": "bfloat16", "gradient_checkpointing": True},
+        "rollout": gpu,
+        "learner": gpu | {"sharding": {"micro_batch_tokens": 2048}},
+    }
+    config = MavicConfig.model_validate(settings)
+    assert [finding.status for finding in check_gpu_memory(config, "H100")] == ["pass"]
+    (whole,) = [line for line in failures(check_gpu_memory(config, "T4")) if line.startswith("learner")]
+    assert "GiB" in whole
+    (unknown,) = check_gpu_memory(config, "ABACUS")
+    assert unknown.status == "warn"
+
+
+def test_the_gpus_that_pools_may_land_on_are_those_they_insist_on_or_all() -> None:
+    cluster = Cluster([Node({"GPU": 1, "accelerator_type:L4": 1}), Node({"GPU": 1, "accelerator_type:H100": 1})])
+    free, fixed = PoolSettings(gpus_per_worker=1), PoolSettings(gpus_per_worker=1, accelerator_type="H100")
+    assert gpus_of({"learner": fixed, "reward": PoolSettings()}, cluster) == ["H100"]
+    assert gpus_of({"learner": fixed, "rollout": free}, cluster) == ["H100", "L4"]
