@@ -19,14 +19,15 @@ class LogLines:
     """What a log shows in place of a bar; the part of tqdm's interface that jobs use."""
 
     def __init__(self, total: int, desc: str, unit: str, initial: int, file: TextIO) -> None:
-        self.n = self._initial = initial
+        self.n: float = initial
+        self._initial = initial
         self._total, self._desc, self._unit, self._file = total, desc, unit, file
         self._postfix = ""
         self._began = self._written_at = time.monotonic()
-        self._written_n = initial
+        self._written_n = self.n
         self._line()
 
-    def update(self, n: int = 1) -> None:
+    def update(self, n: float = 1) -> None:
         """Count `n` more, and write a line if the last one is old enough."""
         self.n += n
         if self.n != self._written_n and time.monotonic() - self._written_at >= LOG_INTERVAL:

@@ -31,7 +31,9 @@ def run(config: MavicConfig) -> None:
         from dermo_ray.models.lengths import refuse_long_prompts
 
         processor = load_processor(config.model.path)
-        refuse_long_prompts(processor, prompts, config.data, config.rollout.max_tokens, config.rollout.engine.max_model_len)
+        refuse_long_prompts(
+            processor, prompts, config.data, config.rollout.max_tokens, config.rollout.engine.max_model_len
+        )
         asyncio.run(train(config, PromptOrder(prompts, config.seed), checkpoint))
 
 

@@ -14,16 +14,16 @@ import yaml
 from dermo_ray.config.mavic import MavicConfig
 from dermo_ray.config.model import LoraSettings
 from dermo_ray.config.pools import EngineSettings, PoolSettings
-from dermo_ray.config.prepare import PrepareConfig
 from dermo_ray.config.preflight import MODELS, PreflightConfig, job_of
+from dermo_ray.config.prepare import PrepareConfig
 from dermo_ray.config.reward import RewardConfig
 from dermo_ray.errors import UserError
 from dermo_ray.memory import PUBLISHED
 from jobs import command, preflight, prepare
 from jobs.preflight.disk import check_disk, needed_gib
 from jobs.preflight.finding import Finding
-from jobs.preflight.gpu_memory import check_gpu_memory, gpus_of
 from jobs.preflight.folders import check_reads, check_writes, samples
+from jobs.preflight.gpu_memory import check_gpu_memory, gpus_of
 from jobs.preflight.host_memory import check_host_memory
 from jobs.preflight.model import check_model, lora_parameters, parameters, read_config
 from jobs.preflight.nodes import DRIVER, NodeFacts, ask_nodes
@@ -97,7 +97,6 @@ def test_a_job_that_can_run_passes_and_nothing_is_left_behind(verdict, tmp_path:
         (["rollout.max_tokens=5000"], "must leave room for the prompt"),
         (["rollout.workers=8"], "5 CPUs are asked for (rollout 4, rewards 0.5, learner 0.5) and the cluster has 2"),
         (["learner.gpus_per_worker=1"], "1 GPUs are asked for (learner 1) and the cluster has 0"),
-        (["learner.cpus_per_worker=3"], "a worker of learner asks for 3 CPUs and the largest node has 2"),
         (["rollout.accelerator_type=H100"], "rollout asks for the accelerator H100 and the cluster has none"),
         (["model.path={tmp}/absent"], "{tmp}/absent holds no model, config.json is missing"),
         (["rollout.engine.max_model_len=9000"], "the model reads 4096 tokens at most"),
@@ -106,7 +105,7 @@ def test_a_job_that_can_run_passes_and_nothing_is_left_behind(verdict, tmp_path:
         (["run=/dev/null/run"], "can't write to /dev/null/run (Not a directory)"),
         (["run=/tmp/ray/session/runtime_resources/working_dir_files/_pkg/run"], "which Ray removes with the job"),
         (["reward.taxonomy={tmp}/tree.yaml"], "{tmp}/tree.yaml"),
-        (["reward.concepts={tmp}/concepts"], "there is no concept model at {tmp}/concepts"),
+        (["reward.concepts={tmp}/concepts"], "{tmp}/concepts is not there"),
         (["reward.extra=['no_such_module:term']"], "no_such_module"),
         (["reward.services=[{{name: style, url: 'http://127.0.0.1:9/', retries: 0}}]"], "style"),
     ],
@@ -159,7 +158,15 @@ def test_workers_that_no_node_has_room_for_are_a_warning() -> None:
     pools = {"rollout": PoolSettings(workers=2, gpus_per_worker=0.6), "learner": PoolSettings(gpus_per_worker=0.6)}
     (finding,) = check_resources(pools, cluster)
     assert finding.status == "warn"
-    assert "no node has room for all workers of rollout" in finding.found
+    assert "no node has room for all workers of" in finding.found
+
+
+def test_a_worker_that_is_larger_than_any_node_is_named() -> None:
+    cluster = Cluster([Node({"CPU": 4}), Node({"CPU": 4})])
+    lines = failures(check_resources({"learner": PoolSettings(cpus_per_worker=6)}, cluster))
+    assert [line.partition(": ")[0] for line in lines] == [
+        "a worker of learner asks for 6 CPUs and the largest node has 4"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -191,7 +198,10 @@ def test_a_cluster_that_others_use_now_is_a_warning() -> None:
             "node 10.0.0.2 has torch 2.12.1, not 2.13.0: install the pinned requirements on every node",
         ),
         (lambda: check_versions([facts(), facts("node b", versions={})]), "node b has python missing, not 3.11.9"),
-        (lambda: check_system([facts(has_libnuma=False)], engine_on_cpu=True), "driver has no libnuma: install libnuma"),
+        (
+            lambda: check_system([facts(has_libnuma=False)], engine_on_cpu=True),
+            "driver has no libnuma: install libnuma",
+        ),
         (lambda: check_system([facts("n", has_compiler=False)], engine_on_cpu=False), "n has no C compiler: install"),
         (
             lambda: check_writes([Path("/runs/a")], [facts(), facts("node b", strangers=[Path("/runs/a")])]),
