@@ -41,8 +41,7 @@ from jobs import concepts, evaluate, mavic, prepare, sft
 from jobs.cluster import ray_session
 from jobs.command import main
 from jobs.memory import PeakMemory
-from jobs.preflight.ports import check_port
-from jobs.serve import serving
+from jobs.serve import check_port, serving
 
 CONFIG = DemoConfig
 

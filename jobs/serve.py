@@ -19,7 +19,7 @@ from dermo_ray.errors import UserError
 from jobs import preflight
 from jobs.cluster import ray_session
 from jobs.command import main
-from jobs.preflight.ports import check_port
+from jobs.ports import check_port
 from serve.app import application
 from serve.checkpoints import resolve
 

@@ -16,9 +16,9 @@ class ReferenceConfig(Settings):
 _HEAD = """\
 # Every setting
 
-Written by `python -m jobs.reference` from the settings' own docstrings, which `--help` prints as well. A setting stands in
-a job's file as nested YAML, or on its command line as `key.sub=value`; `required` has no default. Below a setting whose
-default is `null`, the table gives what holds once it is set. Entries of a list are named by their number, as in
+Written by `python -m jobs.reference` from the settings' own docstrings, which `--help` prints as well. A setting stands
+in a job's file as nested YAML, or on its command line as `key.sub=value`; `required` has no default. Below a setting
+whose default is `None`, the table gives what holds once it is set. Entries of a list are named by their number, as in
 `sources.0.root=DIR`.
 """
 

@@ -65,7 +65,7 @@ def check(plan: Plan, cluster: resources.Cluster) -> Iterator[Finding]:
     if plan.address is not None:
         yield from ports.check_address(*plan.address)
     base = plan.model
-    if isinstance(plan.config, EvaluateConfig | ServeConfig):
+    if isinstance(plan.config, EvaluateConfig | ServeConfig) and plan.config.run is not None:
         finding, base = checkpoint.find_checkpoint(plan.config.run, plan.config.checkpoint)
         yield finding
     if base is not None:
