@@ -65,7 +65,7 @@ class RayNodes:
         # the path of Ray's sockets must stay short
         temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
         own = [f"--port={self.port}", f"--dashboard-port={self.dashboard}", f"--temp-dir={temporary}"]
-        self._start(["head"], [*own, "--ray-client-server-port=0"], cpus)
+        self._start(["head"], [*own, f"--ray-client-server-port={free_port()}"], cpus)
         self._wait_for(1)
 
     def start_worker(
@@ -113,6 +113,8 @@ class RayNodes:
     def stop(self) -> None:
         """End the nodes, the head last, each with every process that it started."""
         for node in reversed(self.nodes):
+            if node.poll() is not None:
+                continue
             os.killpg(node.pid, signal.SIGTERM)
             try:
                 node.wait(30)
