@@ -103,7 +103,9 @@ class Engine:
             raise RuntimeError(f"{adapter.path} has checksum {found[:12]}, published was {adapter.checksum[:12]}")
         lora = self.llm.vllm_config.lora_config
         if adapts_vision(adapter.path) and not (lora and lora.enable_tower_connector_lora):
-            raise RuntimeError(f"{adapter.path} changes the vision tower: engines need engine.vision_adapters=true for it")
+            raise RuntimeError(
+                f"{adapter.path} changes the vision tower: engines need engine.vision_adapters=true for it"
+            )
         request = LoRARequest(f"policy-v{adapter.version:06d}", adapter.version + 1, str(adapter.path))
         await self.llm.add_lora(request)
         if request.lora_int_id not in await self.llm.list_loras():

@@ -104,7 +104,7 @@ def tokens(training: TrainingGroup) -> int:
 def strands_of(
     groups: Sequence[TrainingGroup], token_budget: int, *, share: bool, mask_truncated: bool
 ) -> list[Strand]:
-    """The completions of `groups`, with `share` as many of a prompt's in a strand as the budget goes, the longest first.
+    """The completions of `groups`; with `share`, as many of a prompt's in a strand as the budget allows, longest first.
 
     A completion that is longer with its prompt stands alone. Of masked ones no token is trained.
     """

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ray import cloudpickle
 from ray.train import WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import LoggingConfig, RunConfig, ScalingConfig
@@ -28,8 +29,13 @@ def fit(train_rank: Callable[[], None], pool: PoolSettings, run: Path) -> None:
 
     Raises the `UserError` that a rank raised, and `WorkerGroupError` for every other failure of one.
     """
+    packed = cloudpickle.dumps(train_rank)  # Ray Train's controller hands it on unread, without its imports
+
+    def unpacked() -> None:
+        cloudpickle.loads(packed)()
+
     trainer = TorchTrainer(
-        train_rank,
+        unpacked,
         torch_config=TorchConfig(backend="nccl" if pool.on_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=pool.workers,

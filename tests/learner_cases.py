@@ -48,7 +48,7 @@ def drawn_images(folder: Path) -> Path:
 
 
 def uneven_batch(model: Path, data: Path) -> list[TrainingGroup]:
-    """Eight completions of unlike length in groups of 3, 3 and 2, with log-probabilities that an engine might have told.
+    """Eight completions of unlike length in groups of 3, 3 and 2, with log-probabilities that an engine might report.
 
     The last group's prompt shows two images.
     """
@@ -88,6 +88,28 @@ def plain_descent(parameters: Any, lr: float, betas: Any, weight_decay: float) -
     AdamW divides by the size of each gradient, and so makes of rounding errors near 0 updates like any other.
     """
     return torch.optim.SGD(parameters, lr=lr)
+
+
+class DescendingRank:
+    """A learner rank by plain gradient descent, for an actor's process."""
+
+    def __init__(self, config: MavicConfig, rank: int) -> None:
+        from actors.learner import LearnerRank
+
+        torch.optim.AdamW = plain_descent  # type: ignore[assignment, misc]
+        self._rank = LearnerRank(config, rank)
+
+    def endpoint(self) -> Any:
+        return self._rank.endpoint()
+
+    def start(self, *arguments: Any) -> Any:
+        return self._rank.start(*arguments)
+
+    def update(self, *arguments: Any) -> Any:
+        return self._rank.update(*arguments)
+
+    def publish(self, *arguments: Any) -> Any:
+        return self._rank.publish(*arguments)
 
 
 def weights(folder: Path) -> dict[str, Tensor]:

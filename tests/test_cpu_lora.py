@@ -10,7 +10,7 @@ pytest.importorskip("vllm")
 
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
-from actors.cpu_lora import add_lora_linear
+from actors.cpu_lora import add_lora_linear, add_lora_logits, shares
 
 INPUTS, RANK, SLICES, SCALE = 6, 3, (4, 5), 0.5
 NO_ADAPTER = -1
@@ -43,12 +43,25 @@ def test_every_token_gets_the_change_of_its_own_adapter(slots: list[int], batche
     a = tuple(torch.randn(2, 1, RANK, INPUTS, generator=generator) for _ in SLICES)
     b = tuple(torch.randn(2, 1, size, RANK, generator=generator) for size in SLICES)
     expected = token_by_token(y, x, a, b, slots)
-    wrapper = SimpleNamespace(token_lora_indices=torch.tensor(slots))
+    wrapper = SimpleNamespace(token_shares=shares(torch.tensor(slots)))
     if batched:
         x, y, expected = x[None], y[None], expected[None]
     add_lora_linear(wrapper, y, x, a, b, SCALE, SLICES)  # type: ignore[arg-type]
     assert torch.allclose(y, expected, atol=1e-5)
 
 
+def test_logits_get_the_change_of_their_own_adapter() -> None:
+    generator = torch.Generator().manual_seed(0)
+    slots, outputs = [0, -1, 1, 1, 0, 0, -1], sum(SLICES)
+    x, y = torch.randn(7, INPUTS, generator=generator), torch.randn(7, outputs, generator=generator)
+    a = torch.randn(2, 1, RANK, INPUTS, generator=generator)
+    b = torch.randn(2, 1, outputs, RANK, generator=generator)
+    expected = token_by_token(y, x, (a,) * 2, (b[:, :, : SLICES[0]], b[:, :, SLICES[0] :]), slots)
+    wrapper = SimpleNamespace(sampler_shares=shares(torch.tensor(slots)))
+    add_lora_logits(wrapper, y, x, a, b, SCALE)  # type: ignore[arg-type]
+    assert torch.allclose(y, expected, atol=1e-5)
+
+
 def test_vllm_uses_it() -> None:
     assert PunicaWrapperCPU.add_lora_linear is add_lora_linear
+    assert PunicaWrapperCPU.add_lora_logits is add_lora_logits

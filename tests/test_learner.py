@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import learner_cases
 import pytest
 import ray
 import torch
@@ -25,6 +26,7 @@ from actors.pieces import tokens
 from actors.pool import PoolError
 from dermo_ray.config.algorithm import PRESETS, AlgorithmSettings
 from dermo_ray.config.mavic import MavicConfig
+from dermo_ray.config.model import ModelSettings
 from dermo_ray.models.batches import TokenSequence, collate, encode_images
 from dermo_ray.models.chat import banned_token_ids, load_processor
 from dermo_ray.models.policy import PolicyScorer, load_policy
@@ -130,11 +132,13 @@ def comparable(metrics: dict[str, float]) -> dict[str, float]:
 def descend(
     one_rank: Any, tiny_model: Path, data: Path, batch: list[TrainingGroup], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Descent]:
-    """Makes two updates by plain gradient descent on one rank, the vision tower as `vision` says."""
+    """Makes two updates by plain gradient descent on one rank."""
 
-    def two_updates(vision: str = "frozen", **learner: Any) -> Descent:
+    def two_updates(vision: str = "frozen", recompute: bool = False, **learner: Any) -> Descent:
         folder = tmp_path_factory.mktemp("descent")
-        config = settings(tiny_model, data, learning_rate=1.0, **learner).model_copy(update={"vision": vision})
+        model = ModelSettings(path=tiny_model, gradient_checkpointing=recompute)
+        config = settings(tiny_model, data, learning_rate=1.0, **learner)
+        config = config.model_copy(update={"vision": vision, "model": model})
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("actors.deepspeed_engine.torch.optim.AdamW", plain_descent)
             rank = one_rank(config)
@@ -153,12 +157,12 @@ def whole(descend: Callable[..., Descent]) -> Descent:
     return descend()
 
 
-@pytest.mark.parametrize("budget", [1, 250])
-def test_the_gradient_does_not_depend_on_the_size_of_micro_batches(
-    budget: int, descend: Callable[..., Descent], whole: Descent
+@pytest.mark.parametrize(("budget", "recompute"), [(1, False), (250, False), (250, True)])
+def test_the_gradient_does_not_depend_on_the_size_of_micro_batches_nor_on_recomputing(
+    budget: int, recompute: bool, descend: Callable[..., Descent], whole: Descent
 ) -> None:
     metrics, before, after = whole
-    found, _, others = descend(sharding={"micro_batch_tokens": budget})
+    found, _, others = descend(recompute=recompute, sharding={"micro_batch_tokens": budget})
     assert comparable(found) == pytest.approx(comparable(metrics), rel=1e-4, abs=1e-6)
     assert apart(weights(before), weights(after)) > 1e-2
     assert gap_of_updates(before, after, others) < 1e-5
@@ -215,13 +219,8 @@ def test_the_gradient_does_not_depend_on_the_number_of_ranks(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    class DescendingRank(LearnerRank):
-        def start(self, address: str, port: int, learner: Path | None) -> None:
-            torch.optim.AdamW = plain_descent  # type: ignore[assignment, misc]  # in this actor's process alone
-            super().start(address, port, learner)
-
-    ray.cloudpickle.register_pickle_by_value(__import__("learner_cases"))
-    monkeypatch.setattr(learners, "LearnerRank", DescendingRank)
+    ray.cloudpickle.register_pickle_by_value(learner_cases)
+    monkeypatch.setattr(learners, "LearnerRank", learner_cases.DescendingRank)
     metrics, before, after = whole
     sharding = {"zero_stage": stage, "micro_batch_tokens": 250}  # one rank has fewer passes to make than the other
     pool = LearnerPool(settings(tiny_model, data, learning_rate=1.0, workers=ranks, sharding=sharding))

@@ -1,5 +1,6 @@
 """Memory by pool: the published architectures, the settings that ship, and activations against what autograd keeps."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -66,17 +67,14 @@ def sft(**values: Any) -> SftConfig:
 
 def test_what_does_not_fit_is_one_line_with_both_numbers() -> None:
     (problem,) = memory_report(sft(vision="full"), "L4", PUBLISHED["qwen3-vl-8b"]).problems
-    assert problem.startswith("pool needs 1")
-    assert "has 22.4 of one L4" in problem
+    assert re.match(r"pool needs \d{3}\.\d GiB and has 22\.4 of one L4: take a larger GPU", problem)
 
 
 def test_an_engine_needs_room_for_one_sequence_and_sharers_of_a_gpu_are_added_up() -> None:
     config = load(MavicConfig, CONFIGS / "one-gpu/mavic-qwen3vl-4b.yaml")
     (too_small, *_) = memory_report(config, "T4", PUBLISHED["qwen3-vl-4b"]).problems
     assert too_small.startswith("rollout needs")
-    greedy = load(
-        MavicConfig, CONFIGS / "one-gpu/mavic-qwen3vl-4b.yaml", ["rollout.engine.gpu_memory_utilization=0.9"]
-    )
+    greedy = load(MavicConfig, CONFIGS / "one-gpu/mavic-qwen3vl-4b.yaml", ["rollout.engine.gpu_memory_utilization=0.9"])
     (together,) = memory_report(greedy, "L40S", PUBLISHED["qwen3-vl-4b"]).problems
     assert "GiB together take" in together
     assert "rollout.engine.gpu_memory_utilization" in together

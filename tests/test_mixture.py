@@ -15,7 +15,9 @@ NAMES = ["choice", "description", "hierarchy"]
 FORMATS = np.repeat([0, 1, 2], [30, 50, 7])
 
 
-@given(st.permutations(NAMES), st.lists(st.floats(0.2, 5), min_size=1, max_size=3), st.integers(1, 33), st.integers(0, 3))
+@given(
+    st.permutations(NAMES), st.lists(st.floats(0.2, 5), min_size=1, max_size=3), st.integers(1, 33), st.integers(0, 3)
+)
 def test_formats_come_in_their_proportions_each_in_epochs_of_its_own(
     names: list[str], weights: list[float], batch_size: int, seed: int
 ) -> None:
@@ -28,7 +30,7 @@ def test_formats_come_in_their_proportions_each_in_epochs_of_its_own(
         share = weight / sum(weights)
         assert abs(counts[name] - share * len(shown)) <= 4
         of_format = [index for index in shown if NAMES[FORMATS[index]] == name]
-        size = int((FORMATS == NAMES.index(name)).sum())
+        size = int(np.count_nonzero(NAMES.index(name) == FORMATS))
         for start in range(0, len(of_format) - size + 1, size):
             assert len(set(of_format[start : start + size])) == size
 
@@ -48,5 +50,7 @@ def test_a_batch_depends_on_its_step_alone() -> None:
 
 
 def test_a_format_that_no_conversation_has_is_named() -> None:
-    with pytest.raises(UserError, match="no conversation has the format reasoning; there are choice, description, hierarchy"):
+    with pytest.raises(
+        UserError, match="no conversation has the format reasoning; there are choice, description, hierarchy"
+    ):
         BatchOrder(NAMES, FORMATS, 8, seed=0, mixture={"choice": 1, "reasoning": 1})

@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,10 @@ from dermo_ray.models.batches import (
 from dermo_ray.models.chat import answer_texts, banned_token_ids, end_of_turn_id, load_processor, prompt_text
 from dermo_ray.models.lengths import prompt_length, refuse_long_prompts
 from dermo_ray.models.policy import PolicyScorer, load_policy
-from dermo_ray.records import GroundTruth, RLPrompt
 from dermo_ray.models.supervised import TokenScorer
 from dermo_ray.phantom.render import draw
 from dermo_ray.phantom.settings import PhantomSettings
+from dermo_ray.records import GroundTruth, RLPrompt
 
 QUESTION = {"from": "human", "value": "<image>\nclinical: diagnose"}
 PAIR = {"from": "human", "value": "<image>\n<image>\nclinical and dermoscopic: diagnose"}
@@ -50,14 +51,19 @@ def policy(tiny_model: Path) -> Any:
 @pytest.fixture(scope="module")
 def images() -> list[list[Image.Image]]:
     """Of two prompts: one image, and two of unlike size."""
-    drawn = [Image.fromarray(draw(seed, PhantomSettings(size=size)).image) for seed, size in ((1, 96), (2, 64), (3, 80))]
+    drawn = [
+        Image.fromarray(draw(seed, PhantomSettings(size=size)).image) for seed, size in ((1, 96), (2, 64), (3, 80))
+    ]
     return [drawn[:1], drawn[1:]]
 
 
 @pytest.fixture(scope="module")
 def encoded(processor: Any, images: list[list[Image.Image]]) -> tuple[list[TokenSequence], list[PromptImages]]:
     """Both prompts with the same answer."""
-    pairs = [encode_conversation(processor, [turn, ANSWER], shown) for turn, shown in zip((QUESTION, PAIR), images)]
+    pairs = [
+        encode_conversation(processor, [turn, ANSWER], shown)
+        for turn, shown in zip((QUESTION, PAIR), images, strict=True)
+    ]
     return [sequence for sequence, _ in pairs], [own for _, own in pairs]
 
 
@@ -188,7 +194,7 @@ def test_sequences_of_a_prompt_stay_together_where_its_images_must_be_encoded_wi
 ) -> None:
     lengths, prompts = [length for length, _ in sequences], [prompt for _, prompt in sequences]
     order = [prompts[position] for positions in micro_batches(lengths, budget, prompts) for position in positions]
-    changes = sum(before != after for before, after in zip(order, order[1:], strict=False))
+    changes = sum(before != after for before, after in pairwise(order))
     assert changes == len(set(prompts)) - 1
 
 
@@ -261,7 +267,11 @@ def test_logits_are_formed_chunk_by_chunk_with_the_same_scores_and_gradients(
         found.append((scores.detach(), gradient, rows))
     (whole, of_whole, once), (chunked, of_chunks, often) = found
     tokens = int(batch.trained.sum())
-    assert (once, max(often), len(often)) == ([tokens], 5, 2 * -(-tokens // 5))  # each twice: forward, and again backward
+    assert (once, max(often), len(often)) == (
+        [tokens],
+        5,
+        2 * -(-tokens // 5),
+    )  # each twice: forward, and again backward
     assert torch.allclose(whole, chunked, atol=1e-6)
     assert (of_whole - of_chunks).norm() <= 1e-6 * of_whole.norm()
 
@@ -305,7 +315,9 @@ def test_a_prompt_that_leaves_no_room_for_its_completions_is_named(
     prompt = rl_prompt(PAIR, "b.png")
     length = prompt_length(processor, PAIR["value"], [image.size for image in images[1]])
     refuse_long_prompts(processor, [prompt], tmp_path, 8, length + 8)
-    with pytest.raises(UserError, match=rf"^prompt p1 has {length} tokens, and with rollout\.max_tokens=8 that is more"):
+    with pytest.raises(
+        UserError, match=rf"^prompt p1 has {length} tokens, and with rollout\.max_tokens=8 that is more"
+    ):
         refuse_long_prompts(processor, [prompt], tmp_path, 8, length + 7)
     with pytest.raises(UserError, match=r"prompt p1: its image c\.png can't be read"):
         refuse_long_prompts(processor, [rl_prompt(PAIR, "c.png")], tmp_path, 8, 4096)

@@ -91,7 +91,14 @@ def test_the_loss_falls_and_the_metrics_are_complete(straight):
     assert series["loss"].values[-1] < series["loss"].values[0] - 0.05
     assert series["val_loss"].steps.tolist() == [2, 4]
     assert series["val_loss"].values[1] < series["val_loss"].values[0]
-    assert {"learning_rate", "grad_norm", "tokens_per_second", "samples_per_second", "epoch", "padding"} <= series.keys()
+    assert {
+        "learning_rate",
+        "grad_norm",
+        "tokens_per_second",
+        "samples_per_second",
+        "epoch",
+        "padding",
+    } <= series.keys()
     assert {f"val_loss/{name}" for name in FORMATS} <= series.keys()
     assert list((straight.run / "tensorboard").iterdir())
 
@@ -212,5 +219,7 @@ def test_only_the_assistant_and_its_end_of_turn_are_trained_on(data, tiny_model)
 
 
 def test_a_mixture_with_a_format_that_the_data_lack_is_refused(settings):
-    with pytest.raises(UserError, match="no conversation has the format hierarchy; there are diagnosis, morph_reasoning"):
+    with pytest.raises(
+        UserError, match="no conversation has the format hierarchy; there are diagnosis, morph_reasoning"
+    ):
         sft.run(settings("mixed", mixture={"diagnosis": 1, "hierarchy": 2}))

@@ -6,7 +6,6 @@ from pydantic import Field
 
 from dermo_ray.config.base import AbsolutePath, Settings
 
-
 Vision = Literal["frozen", "lora", "full"]
 """What training does to the vision tower."""
 
@@ -44,6 +43,8 @@ def check_vision(vision: Vision, lora: LoraSettings | None) -> None:
     is frozen or has an adapter too.
     """
     if vision == "full" and lora is not None:
-        raise ValueError("vision=full needs lora=null, for no engine loads whole weights from an adapter: take vision=lora")
+        raise ValueError(
+            "vision=full needs lora=null, for no engine loads whole weights from an adapter: take vision=lora"
+        )
     if vision == "lora" and lora is None:
         raise ValueError("vision=lora needs an adapter: give lora.rank, or take vision=full")

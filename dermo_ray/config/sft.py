@@ -45,7 +45,7 @@ class SftConfig(Settings):
     """Updates; where it is set, `epochs` does not count."""
     batch_size: int = Field(default=32, ge=1)
     """Conversations in one update, over all ranks."""
-    mixture: dict[str, Annotated[float, Field(gt=0)]] = {}
+    mixture: dict[str, Annotated[float, Field(gt=0)]] = Field(default={})
     """Weight of each format of conversations, by its name: formats come in these proportions, each in epochs of its
     own, and those without a weight not at all. Empty takes the conversations as they are."""
     max_length: int = Field(default=4096, ge=16)

@@ -104,7 +104,7 @@ def engine_memory(
         {name: value / _GIB for name, value in {**parts, "kv_cache": cache}.items()},
         claimed / _GIB,
         needed / _GIB,
-        f"keys and values of {held:,} tokens, {held // engine.max_model_len} sequences of {engine.max_model_len:,} at once",
+        f"keys and values of {held:,} tokens, {held // engine.max_model_len} of the longest sequences at once",
     )
 
 

@@ -30,7 +30,7 @@ class MemoryReport:
                 found.append(f"{pool.pool} needs {pool.needed:.1f} GiB and has {room:.1f} of one {self.gpu}: {_CURE}")
         sharing = [pool for pool in self.pools if pool.gpus_per_worker < 1]
         claimed = sum(pool.claimed for pool in sharing)
-        if len(sharing) > 1 and claimed > self.gib:
+        if not found and len(sharing) > 1 and claimed > self.gib:
             shares = ", ".join(f"{pool.pool} {pool.claimed:.1f}" for pool in sharing)
             found.append(
                 f"{shares} GiB together take {claimed:.1f} GiB of one {self.gpu}, which has {self.gib:.1f}: "
@@ -75,7 +75,5 @@ def memory_report(
         pools.append(engine_memory("rollout", rollout, rollout.engine, config.model, sizes, GPUS[gpu]))
     if learner.on_gpu:
         longest = rollout.engine.max_model_len
-        pools.append(
-            learner_memory("learner", learner, learner.sharding, config.model, sizes, longest, branched=True)
-        )
+        pools.append(learner_memory("learner", learner, learner.sharding, config.model, sizes, longest, branched=True))
     return MemoryReport(gpu, GPUS[gpu], tuple(pools))

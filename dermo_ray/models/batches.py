@@ -98,11 +98,13 @@ def encode_conversation(
 
     Raises `UserError` where turns and images don't match in number.
     """
-    placeholder = processor.image_token
+    placeholder = processor.image_token  # type: ignore[attr-defined]  # those of vision-language models have it
     pieces = answer_texts(processor, turns)
     shown = sum(text.count(placeholder) for text, _ in pieces)
     if shown != len(images) or not images:
-        raise UserError(f"it shows <image> {shown} times and has {len(images)} images: they must be as many, at least 1")
+        raise UserError(
+            f"it shows <image> {shown} times and has {len(images)} images: they must be as many, at least 1"
+        )
     ids: list[int] = []
     trained: list[bool] = []
     seen: list[dict[str, Tensor]] = []
@@ -136,7 +138,8 @@ def collate(
 ) -> VLMBatch:
     """Pad `sequences` on the right to the longest; of `images` (and their `features`), take those that they show.
 
-    Either all sequences have branches or none has. Images whose features are given are not handed over again, but for what tells their sizes.
+    Either all sequences have branches or none has. Images whose features are given are not handed over again, but for
+    what tells their sizes.
     """
     length = max(map(len, sequences))
     input_ids = torch.full((len(sequences), length), pad_id)

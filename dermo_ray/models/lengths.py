@@ -54,15 +54,17 @@ def refuse_long_prompts(
             length = of_text(prompt.prompt) + of_images(sizes)
             if length + max_tokens > max_model_len:
                 raise UserError(
-                    f"prompt {prompt.id} has {length} tokens, and with rollout.max_tokens={max_tokens} that is more than "
-                    f"rollout.engine.max_model_len={max_model_len}: raise it, or prepare smaller images (images.max_side)"
+                    f"prompt {prompt.id} has {length} tokens, and with rollout.max_tokens={max_tokens} that is more "
+                    f"than rollout.engine.max_model_len={max_model_len}: raise it, or prepare smaller images "
+                    "(images.max_side)"
                 )
 
 
 def _image_tokens(processor: ProcessorMixin, sizes: Sequence[tuple[int, int]]) -> int:
     if not sizes:
         return 0
-    counted = processor._get_num_multimodal_tokens(image_sizes=[(height, width) for width, height in sizes])
+    heights_first = [(height, width) for width, height in sizes]
+    counted = processor._get_num_multimodal_tokens(image_sizes=heights_first)  # type: ignore[attr-defined]
     return sum(counted["num_image_tokens"])
 
 
@@ -73,5 +75,7 @@ def _sizes(data: Path, prompt: RLPrompt) -> tuple[tuple[int, int], ...]:
             with Image.open(data / name) as file:
                 sizes.append(file.size)
         except OSError as error:
-            raise UserError(f"prompt {prompt.id}: its image {name} can't be read ({error}): prepare {data} again") from error
+            raise UserError(
+                f"prompt {prompt.id}: its image {name} can't be read ({error}): prepare {data} again"
+            ) from error
     return tuple(sizes)

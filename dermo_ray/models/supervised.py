@@ -68,7 +68,9 @@ class Tally:
 
     def means(self, total: Callable[[Iterable[float]], list[float]]) -> dict[str, float]:
         """Loss and accuracy of a token, and the same of each format that was seen; `total` adds up over ranks."""
-        loss, hits, count = torch.tensor(total(self._sums.flatten().tolist()), dtype=torch.float64).view(self._sums.shape)
+        loss, hits, count = torch.tensor(total(self._sums.flatten().tolist()), dtype=torch.float64).view(
+            self._sums.shape
+        )
         means = {"loss": float(loss.sum() / count.sum()), "accuracy": float(hits.sum() / count.sum())}
         for position, name in enumerate(self._formats):
             if count[position] > 0:
