@@ -24,7 +24,7 @@ class LogLines:
         self._total, self._desc, self._unit, self._file = total, desc, unit, file
         self._postfix = ""
         self._began = self._written_at = time.monotonic()
-        self._written_n = self.n
+        self._written_n: float = initial
         self._line()
 
     def update(self, n: float = 1) -> None:
