@@ -36,15 +36,15 @@ def shares(slots: Tensor) -> list[Shares]:
     return [Shares(slot, slots == slot) for slot in found if slot != _NO_ADAPTER]
 
 
-def update_metadata(self: PunicaWrapperCPU, *args: Any, **kwargs: Any) -> None:
+def update_metadata(self: Any, *args: Any, **kwargs: Any) -> None:
     """What vLLM tells about every batch; the shares are found once for all layers."""
     PunicaWrapperBase.update_metadata(self, *args, **kwargs)
-    self.token_shares = shares(self.token_lora_indices)  # type: ignore[attr-defined]
-    self.sampler_shares = shares(self.sampler_indices)  # type: ignore[attr-defined]
+    self.token_shares = shares(self.token_lora_indices)
+    self.sampler_shares = shares(self.sampler_indices)
 
 
 def add_lora_linear(
-    self: PunicaWrapperCPU,
+    self: Any,
     y: Tensor,
     x: Tensor,
     lora_a_stacked: tuple[Tensor, ...],
@@ -65,7 +65,7 @@ def add_lora_linear(
 
 
 def add_lora_logits(
-    self: PunicaWrapperCPU, y: Tensor, x: Tensor, lora_a_stacked: Tensor, lora_b_stacked: Tensor, scale: float, **_: Any
+    self: Any, y: Tensor, x: Tensor, lora_a_stacked: Tensor, lora_b_stacked: Tensor, scale: float, **_: Any
 ) -> None:
     """The same for the logits, of which a batch has one row for each sampled token."""
     _add(y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1]), lora_a_stacked, lora_b_stacked, scale, self.sampler_shares)

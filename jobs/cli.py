@@ -10,7 +10,7 @@ from jobs import command
 
 JOBS = (
     *("prepare", "sft", "concepts", "mavic", "evaluate", "serve", "demo"),
-    *("preflight", "reward_check", "merge", "reference"),
+    *("preflight", "reward_check", "keys", "merge", "reference"),
 )
 
 

@@ -20,6 +20,7 @@ from dermo_ray.config import RewardConfig, Settings, load
 from dermo_ray.config.cct import CCTConfig
 from dermo_ray.config.judge import JudgeSettings
 from dermo_ray.config.reward import FaultCosts, TermWeights
+from dermo_ray.config.safety import SafetySettings
 from dermo_ray.config.teacher import TeacherSettings
 from dermo_ray.morphology import DERM7PT_FIELDS
 from dermo_ray.phantom import DIAGNOSES, AnnotationNoise, PhantomSettings
@@ -40,6 +41,7 @@ PARTS: dict[str, type[Settings]] = {
     "noise": AnnotationNoise,
     "teacher": TeacherSettings,
     "judge": JudgeSettings,
+    "safety": SafetySettings,
 }
 """Groups of settings that a table may describe, beside whole jobs."""
 
