@@ -62,12 +62,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayNodes]:
 def data(cluster: RayNodes, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A corpus that a submitted job prepared."""
     out = tmp_path_factory.mktemp("shared") / "data"
-    settings = ("source=phantoms", "count=130", "phantom.size=64", "prompts=brief", "split.val=0.1", "split.test=0.1")
+    settings = ("source=phantoms", "count=130", "phantom.size=64", "prompts=brief", "formats=[morph_reasoning]")
     cluster.submit("python", "-m", "jobs.prepare", *settings, f"out={out}", folder=folder, name="prepare")
     assert cluster.wait("prepare") == "SUCCEEDED", cluster.logs("prepare")
     return out
 
 
+@pytest.mark.slow
 def test_a_submitted_job_does_its_work_and_its_log_reads_well(cluster: RayNodes, data: Path) -> None:
     manifest = read_manifest(data)
     assert manifest is not None
@@ -103,7 +104,7 @@ def test_a_stopped_job_goes_on_when_it_is_submitted_again(
     run = tmp_path / "run"
     settings = [
         "python", "-m", "jobs.sft", f"run={run}", f"data={data}", f"model.path={tiny_model}", "pool.workers=2",
-        "batch_size=4", "max_length=512", "validation.every=0", "checkpoint_every=5",
+        "batch_size=4", "max_length=1024", "validation.every=0", "checkpoint_every=5",
     ]  # fmt: skip
     cluster.submit(*settings, "steps=100000", folder=folder, name="first")
     deadline = time.monotonic() + 180
