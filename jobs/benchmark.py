@@ -1,7 +1,6 @@
 """DermoBench as a part of `jobs.evaluate`: load the items, ask every policy, judge, measure, report."""
 
 import asyncio
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from typing import Any
 
 import rich
 import rich.table
-from tqdm import tqdm
 
 from actors.adapters import Adapter
 from actors.examiner import pool_policy
@@ -26,6 +24,7 @@ from dermo_ray.bench.results import BenchReport
 from dermo_ray.bench.tasks import BenchItem, Items, TaskId
 from dermo_ray.config.bench import BenchSettings, PolicySettings
 from dermo_ray.config.judge import JudgeSettings
+from dermo_ray.progress import progress_bar
 from dermo_ray.report.bench import write_bench_report
 from dermo_ray.report.cases import cases
 from dermo_ray.staging import staged_file
@@ -106,7 +105,7 @@ def _ask(
         answering = partial(pool_policy, checkpoint.model, adapter, checkpoint.lora_rank, settings, compat=compat)
     total = len(questions(items, settings))
     with (
-        tqdm(total=total, desc=policy.name, unit=" answers", file=sys.stderr) as bar,
+        progress_bar(total, policy.name, " answers") as bar,
         opened(settings.cache) as cache,
     ):
 
@@ -141,7 +140,7 @@ def _ask_judge(pairs: Sequence[OpenPair], settings: JudgeSettings) -> tuple[Judg
         f"{expected.input_tokens:,} tokens to read and {expected.output_tokens:,} to write{price}",
         flush=True,
     )
-    with tqdm(total=expected.requests + expected.cached, desc="judge", unit=" verdicts", file=sys.stderr) as bar:
+    with progress_bar(expected.requests + expected.cached, "judge", " verdicts") as bar:
 
         def progress(report: JudgeReport) -> None:
             bar.update(report.cached + report.asked + report.failed.total() + report.over_budget - bar.n)

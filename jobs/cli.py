@@ -10,20 +10,7 @@ from jobs import command
 
 JOBS = (
     *("prepare", "sft", "concepts", "mavic", "evaluate", "serve", "demo"),
-    *("reward_check", "keys", "release", "scale", "view"),
-)
-    "prepare",
-    "sft",
-    "concepts",
-    "mavic",
-    "evaluate",
-    "serve",
-    "release",
-    "demo",
-    "reward_check",
-    "keys",
-    "scale",
-    "view",
+    *("preflight", "reward_check", "keys", "merge", "reference", "release", "scale", "view"),
 )
 
 

@@ -23,10 +23,9 @@ from dermo_ray.models.concepts.measures import MEASURES, ConceptMeasures, measur
 from dermo_ray.models.concepts.predictions import PREDICTIONS, evaluation_split, read_predictions
 from dermo_ray.report.concepts import write_concept_report
 from dermo_ray.run_directory import CHECKPOINTS, claimed
-from jobs import training
+from jobs import preflight, training
 from jobs.cluster import ray_session
 from jobs.command import main
-from jobs.resources import require
 
 CONFIG = ConceptsConfig
 
@@ -51,7 +50,7 @@ def run(config: ConceptsConfig) -> None:
         if not finished or not (config.run / PREDICTIONS).exists():
             new_processor(config.encoder)  # names what is missing before anything starts
             with ray_session():
-                require({"pool": config.pool})
+                preflight.ensure("concepts", config)
                 assignment = Assignment(config, steps, progress, checkpoint)
                 with training.progress("concepts", config.run / METRICS, progress.step, steps):
                     training.fit(lambda: train_rank(assignment), config.pool, config.run)

@@ -24,11 +24,9 @@ from dermo_ray.data.prompts import PromptOrder, read_prompts
 from dermo_ray.errors import UserError
 from dermo_ray.report.tables import tables
 from dermo_ray.taxonomy import Taxonomy
-from jobs import benchmark
+from jobs import benchmark, preflight
 from jobs.cluster import ray_session
 from jobs.command import main
-from jobs.resources import require
-from rewards.check import check_reward
 from serve.checkpoints import resolve
 
 CONFIG = EvaluateConfig
@@ -51,7 +49,6 @@ def held_out(config: EvaluateConfig) -> Evaluation:
     run, data = config.run, config.data
     if run is None or data is None:
         raise ValueError("the settings name no run to measure")
-    check_reward(config.reward)
     checkpoint = resolve(run, config.checkpoint)
     if checkpoint.adapter is None:
         raise UserError(f"{run} has no adapter to compare with its base model: give a run of jobs.mavic")
@@ -59,7 +56,7 @@ def held_out(config: EvaluateConfig) -> Evaluation:
     count = min(config.prompts or len(order.prompts), len(order.prompts))
     prompts = [Prompt(index, order[index]) for index in range(count)]
     with ray_session():
-        require({"rollout": config.rollout})
+        preflight.ensure("evaluate", config)
         rows = asyncio.run(
             sample_both(
                 prompts,

@@ -16,10 +16,9 @@ from dermo_ray.data.prompts import PromptOrder, read_prompts
 from dermo_ray.run_directory import CHECKPOINTS, TOKENIZER, claimed
 from dermo_ray.staging import staged_file
 from dermo_ray.tracking import check_tracking
+from jobs import preflight
 from jobs.cluster import ray_session
 from jobs.command import main
-from jobs.resources import require
-from rewards.check import check_reward
 
 CONFIG = MavicConfig
 
@@ -44,7 +43,6 @@ CHANGEABLE = frozenset(
 
 def run(config: MavicConfig) -> None:
     """Train until `config.steps` updates are made. Raises `UserError` for what can't be run as it is set."""
-    check_reward(config.reward)
     check_tracking(config.tracking)
     prompts = read_prompts(config.data, "train", config.sources)
     validates = config.validation.every > 0
@@ -52,14 +50,13 @@ def run(config: MavicConfig) -> None:
     if config.checkpoint_copy is not None and not (config.run / CHECKPOINTS / LATEST).exists():
         checkpoint_copies.restore(config.run, CHECKPOINTS, config.checkpoint_copy)
     with claimed(config.run, config, CHANGEABLE) as checkpoint, ray_session():
-        asked = {"rollout": config.rollout, "rewards": config.rewards, "learner": config.learner}
-        require({name: pool for name, pool in asked.items() if name not in config.left_out})
-        # these take seconds to import; pools that don't fit should show before
+        preflight.ensure("mavic", config)
+        # these take seconds to import; what preflight finds should show before
         from actors.mavic import Pools, train
         from dermo_ray.models.chat import load_processor
         from dermo_ray.models.lengths import refuse_long_prompts
 
-        processor = load_processor(config.model.path)  # names what is missing before anything starts
+        processor = load_processor(config.model.path)
         refuse_long_prompts(
             processor, prompts, config.data, config.rollout.max_tokens, config.rollout.engine.max_model_len
         )

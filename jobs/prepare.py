@@ -23,7 +23,6 @@ import ray.data
 import rich
 import rich.markup
 import rich.table
-from tqdm import tqdm
 
 from actors.annotator import pool_teacher
 from dermo_ray.config.prepare import PrepareConfig
@@ -42,11 +41,12 @@ from dermo_ray.data.tables import INGESTED, stored_samples, with_annotations
 from dermo_ray.data.teacher.annotate import AnnotationReport, annotate
 from dermo_ray.data.teacher.endpoint import endpoint_teacher
 from dermo_ray.errors import UserError
+from dermo_ray.progress import progress_bar
 from dermo_ray.staging import staged
 from dermo_ray.taxonomy import Taxonomy
+from jobs import preflight
 from jobs.cluster import ray_session
 from jobs.command import main
-from jobs.resources import require
 
 CONFIG = PrepareConfig
 
@@ -91,8 +91,7 @@ def _prepare(
 ) -> None:
     cache = config.cache_folder
     with staged(config.out, replace=config.replace) as folder, ray_session():
-        if config.teacher is not None and config.teacher.pool is not None:
-            require({"teacher": config.teacher.pool})
+        preflight.ensure("prepare", config)
         rows = _ingested(config, sources, listings, cache)
         selection = select(rows, config, taxonomy)
         samples = selection.samples
@@ -155,7 +154,7 @@ def _ingested(
 
     images = sum(len(table) for table, _ in blocks)
     read = sum(map(len, new))
-    with tqdm(total=images, initial=images - read, desc="prepare", unit=" images", file=sys.stderr) as progress:
+    with progress_bar(images, "prepare", " images", initial=images - read) as progress:
         if new:
             stored = ray.data.from_arrow(new).map_batches(ingest_block, batch_format="pyarrow", batch_size=None)
             for batch in stored.iter_batches(batch_format="pyarrow", batch_size=None):
@@ -166,7 +165,7 @@ def _ingested(
 async def _annotated(samples: pa.Table, cache: Path, settings: TeacherSettings, taxonomy: Taxonomy) -> AnnotationReport:
     """Let the teacher write what `samples` lack; benchmarks stay as they are."""
     trained_on = samples.filter(pc.not_equal(samples["split"], BENCHMARK))
-    with tqdm(total=len(trained_on), desc="teacher", unit=" images", file=sys.stderr) as bar:
+    with progress_bar(len(trained_on), "teacher", " images") as bar:
 
         def progress(report: AnnotationReport) -> None:
             bar.set_postfix_str(f"{report.asked} asked, {report.cached} cached", refresh=False)

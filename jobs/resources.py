@@ -1,4 +1,4 @@
-"""Checks, before anything starts, that the cluster can hold the pools a job asks for."""
+"""The check of pools against the cluster, as a job needs it before anything starts."""
 
 from collections.abc import Mapping
 
@@ -6,6 +6,13 @@ import ray
 
 from dermo_ray.config.pools import PoolSettings
 from dermo_ray.errors import UserError
+from jobs.preflight.resources import Cluster, Node, check_resources
+
+
+def connected_cluster() -> Cluster:
+    """The cluster that this process is connected to."""
+    nodes = [Node(node["Resources"], node["Labels"]) for node in ray.nodes() if node["Alive"]]
+    return Cluster(nodes, ray.available_resources())
 
 
 def require(pools: Mapping[str, PoolSettings]) -> None:
@@ -14,30 +21,6 @@ def require(pools: Mapping[str, PoolSettings]) -> None:
     Raises `UserError` naming both numbers where CPUs or GPUs don't suffice, where no node is large enough for one
     worker, or where a node with the accelerator asked for isn't there.
     """
-    cluster = ray.cluster_resources()
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    for resource in ("CPU", "GPU"):
-        asked = {name: pool.workers * _of_a_worker(pool, resource) for name, pool in pools.items()}
-        total, available = sum(asked.values()), cluster.get(resource, 0.0)
-        if total > available:
-            shares = ", ".join(f"{name} {amount:g}" for name, amount in asked.items() if amount)
-            raise UserError(
-                f"{total:g} {resource}s are asked for ({shares}) and the cluster has {available:g}: "
-                f"ask for fewer workers or {resource}s a worker, or use a larger cluster"
-            )
-        largest = max((node.get(resource, 0.0) for node in nodes), default=0.0)
-        for name, pool in pools.items():
-            if _of_a_worker(pool, resource) > largest:
-                raise UserError(
-                    f"a worker of {name} asks for {_of_a_worker(pool, resource):g} {resource}s "
-                    f"and the largest node has {largest:g}"
-                )
-    for name, pool in pools.items():
-        if pool.accelerator_type is not None and f"accelerator_type:{pool.accelerator_type}" not in cluster:
-            kinds = sorted(key.partition(":")[2] for key in cluster if key.startswith("accelerator_type:"))
-            has = ", ".join(kinds) or "none"
-            raise UserError(f"{name} asks for the accelerator {pool.accelerator_type} and the cluster has {has}")
-
-
-def _of_a_worker(pool: PoolSettings, resource: str) -> float:
-    return pool.cpus_per_worker if resource == "CPU" else pool.gpus_per_worker
+    for finding in check_resources(pools, connected_cluster()):
+        if finding.status == "fail":
+            raise UserError(finding.line)

@@ -9,7 +9,6 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import httpx
 from ray import serve
@@ -18,10 +17,10 @@ from ray.serve.schema import ApplicationStatus, LoggingConfig
 
 from dermo_ray.config.serve import ServeConfig
 from dermo_ray.errors import UserError
+from jobs import preflight
 from jobs.cluster import ray_session
 from jobs.command import main
 from jobs.ports import check_port
-from jobs.resources import require
 from serve.app import application
 from serve.checkpoints import resolve
 
@@ -52,9 +51,8 @@ def serving(config: ServeConfig) -> Iterator[str]:
     """
     checkpoint = resolve(config.run, config.checkpoint)
     check_port(config.host, config.port)
-    _check_processor(checkpoint.model.path)
     with ray_session():
-        require({"pool": config.pool})
+        preflight.ensure("serve", config)
         app = application(config, checkpoint)
         if serve.status().proxies:
             raise UserError("this Ray cluster already runs Ray Serve: stop it with `serve shutdown`, or use another")
@@ -67,13 +65,6 @@ def serving(config: ServeConfig) -> Iterator[str]:
             yield url
         finally:
             _drain(config.drain_timeout)
-
-
-def _check_processor(model: Path) -> None:
-    """Raise `UserError` where the model folder lacks its processor, rather than let every replica fail."""
-    from dermo_ray.models.chat import load_processor  # takes seconds; a port in use should show before
-
-    load_processor(model)
 
 
 def _wait_until_ready(url: str, timeout: float) -> None:

@@ -13,10 +13,9 @@ from dermo_ray.data import conversations
 from dermo_ray.data.mixture import BatchOrder
 from dermo_ray.metrics import METRICS
 from dermo_ray.run_directory import claimed
-from jobs import training
+from jobs import preflight, training
 from jobs.cluster import ray_session
 from jobs.command import main
-from jobs.resources import require
 
 CONFIG = SftConfig
 
@@ -40,10 +39,7 @@ def run(config: SftConfig) -> None:
         done = 0 if state is None else int(state["step"])
         if done < steps:
             with ray_session():
-                require({"pool": config.pool})
-                from dermo_ray.models.chat import load_processor  # takes seconds; a pool that doesn't fit shows before
-
-                load_processor(config.model.path)  # names what is missing before anything starts
+                preflight.ensure("sft", config)
                 with training.progress("sft", config.run / METRICS, done, steps):
                     _train(config, done, steps, checkpoint)
         print(f"{config.run}: {max(done, steps):,} updates done, {size:,} conversations an epoch")

@@ -1,8 +1,7 @@
-"""How a job runs a Ray Train loop: its ranks in a pool of their own, and a progress bar that follows the metrics."""
+"""How a job runs a Ray Train loop: its ranks in a pool of their own, and progress that follows the metrics."""
 
 import json
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +13,6 @@ from ray import cloudpickle
 from ray.train import WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import LoggingConfig, RunConfig, ScalingConfig
-from tqdm import tqdm
 
 from actors.environment import worker_environment
 from dermo_ray import checkpoints
@@ -23,6 +21,7 @@ from dermo_ray.config.pools import PoolSettings
 from dermo_ray.config.sft import SftConfig
 from dermo_ray.data.conversations import content_hash
 from dermo_ray.errors import UserError
+from dermo_ray.progress import progress_bar
 
 
 def fit(train_rank: Callable[[], None], pool: PoolSettings, run: Path) -> None:
@@ -43,6 +42,7 @@ def fit(train_rank: Callable[[], None], pool: PoolSettings, run: Path) -> None:
             use_gpu=pool.on_gpu,
             resources_per_worker=_resources(pool),
             accelerator_type=pool.accelerator_type,
+            label_selector=pool.node_labels or None,
         ),
         run_config=RunConfig(  # type: ignore[arg-type]  # static types of ray.train are those of its first version
             name="ray",
@@ -77,12 +77,12 @@ def resumed_state(config: SftConfig | ConceptsConfig, checkpoint: Path | None) -
 
 @contextmanager
 def progress(name: str, metrics: Path, done: int, steps: int) -> Iterator[None]:
-    """A progress bar on stderr that follows the metrics file, which rank 0 writes, during the body of a `with`."""
+    """Progress on stderr that follows the metrics file, which rank 0 writes, during the body of a `with`."""
     ended = threading.Event()
     began = time.time()
 
     def follow() -> None:
-        with tqdm(total=steps, initial=done, desc=name, unit=" steps", file=sys.stderr) as bar:
+        with progress_bar(steps, name, " steps", initial=done) as bar:
             while True:
                 last_time = ended.wait(0.5)
                 entry = _last_entry(metrics)

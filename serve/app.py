@@ -64,6 +64,7 @@ def application(config: ServeConfig, checkpoint: Checkpoint) -> Application:
             "num_cpus": pool.cpus_per_worker,
             "num_gpus": pool.gpus_per_worker,
             "accelerator_type": pool.accelerator_type,
+            **({"label_selector": pool.node_labels} if pool.node_labels else {}),
             "runtime_env": {"env_vars": worker_environment(pool)},
         },
     )(Policy).bind(config, checkpoint, manager)

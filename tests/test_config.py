@@ -123,9 +123,9 @@ def test_every_leaf_setting_is_described_in_order_with_its_docstring() -> None:
         ("out", "Path", "required", "Where the run is written, over two lines."),
         ("learning_rate", "float", "0.0002", "Step size."),
         ("tasks", "list[str]", "[task1, task3]", "What is trained."),
-        ("mode", "Literal['sync', 'async']", "sync", "How it runs."),
+        ("mode", "sync | async", "sync", "How it runs."),
         ("engine.workers", "int", "2", "How many engines run."),
-        ("engine.accelerator_type", "str | None", "None", "What they run on."),
+        ("engine.accelerator_type", "str | null", "None", "What they run on."),
     ]
 
 

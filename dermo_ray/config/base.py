@@ -7,7 +7,8 @@ so that no job finds a bad setting after it has begun to work.
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
@@ -50,8 +51,13 @@ def load(model: type[SettingsT], path: Path | None, overrides: Sequence[str] = (
 
     Raises `UserError`, one line, for a missing or malformed file, an unknown key or a value of the wrong type.
     """
+    return validate(model, read(path, overrides))
+
+
+def validate(model: type[SettingsT], tree: Mapping[str, Any]) -> SettingsT:
+    """The settings in `tree`, as `read` gives it. Raises `UserError`, one line, as `load` does."""
     try:
-        return model.model_validate(read(path, overrides))
+        return model.model_validate(tree)
     except ValidationError as error:
         raise UserError("; ".join(_explain(model, detail) for detail in error.errors())) from error
 
@@ -170,7 +176,18 @@ def _settings_in(annotation: Any) -> type[Settings] | None:
 
 
 def _type_name(annotation: Any) -> str:
-    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
+    """The type as a person would write it: what a checked path is, the values that may be chosen from."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type_name(arguments[0])
+    if origin is Literal:
+        return " | ".join(map(str, arguments))
+    if origin in (Union, UnionType):
+        return " | ".join(map(_type_name, arguments))
+    if annotation in (None, NoneType):
+        return "null"
+    name = getattr(origin or annotation, "__name__", str(annotation))
+    return f"{name}[{', '.join(map(_type_name, arguments))}]" if arguments else name
 
 
 def _as_yaml(value: Any) -> str:

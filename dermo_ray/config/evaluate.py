@@ -35,6 +35,11 @@ class EvaluateConfig(Settings):
     compat: bool = False
     """Score the benchmark by the authors' scripts' rules too, defects included, for comparison with the paper."""
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """The pools that don't open at the beginning, by their settings: the benchmark comes second."""
+        return ("bench.pool",) if self.run is not None else ("rollout",)
+
     @model_validator(mode="after")
     def _something_to_measure(self) -> "EvaluateConfig":
         if (self.run is None) != (self.data is None):

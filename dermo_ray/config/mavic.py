@@ -1,5 +1,6 @@
 """Settings of the MAVIC run."""
 
+import math
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -38,7 +39,7 @@ class RolloutSettings(ElasticPoolSettings):
 
     @model_validator(mode="after")
     def _engine_within_worker(self) -> Self:
-        if self.on_gpu and self.gpus_per_worker < self.engine.tensor_parallel_size:
+        if self.on_gpu and math.ceil(self.gpus_per_worker) < self.engine.tensor_parallel_size:
             raise ValueError(
                 "gpus_per_worker must be at least engine.tensor_parallel_size: an engine lives on the GPUs of one node"
             )

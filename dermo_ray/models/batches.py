@@ -205,4 +205,9 @@ def micro_batches(lengths: Sequence[int], token_budget: int, prompts: Sequence[i
 
 
 def _image_tensors(encoded: Mapping[str, Any]) -> dict[str, Tensor]:
-    return {name: torch.as_tensor(value) for name, value in encoded.items() if name not in _TEXT_TENSORS}
+    return {name: _as_tensor(value) for name, value in encoded.items() if name not in _TEXT_TENSORS}
+
+
+def _as_tensor(value: Any) -> Tensor:
+    """One tensor; some families' processors give a list of them, one an image."""
+    return torch.stack(value) if isinstance(value, list) and isinstance(value[0], Tensor) else torch.as_tensor(value)

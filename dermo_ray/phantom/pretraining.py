@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 from transformers import Qwen3VLForConditionalGeneration
 
 from dermo_ray.morphology import DERM7PT_FIELDS, SKINCON_FEATURES, Morphology
 from dermo_ray.phantom.render import Phantom
+from dermo_ray.progress import progress_bar
 
 _BATCH = 32
 _PEAK_LEARNING_RATE = 2e-3
@@ -42,16 +42,18 @@ def pretrain_vision(
     order = torch.cat(
         [torch.randperm(len(phantoms), generator=generator) for _ in range(-(-steps * _BATCH // len(phantoms)))]
     )
-    for step in tqdm(range(steps), desc="vision", unit=" steps"):
-        chosen = order[step * _BATCH : (step + 1) * _BATCH]
-        images = _turned((pixels[chosen].float() / 255 - mean) / std, generator)
-        logits = heads(_merged(tower, images).mean(dim=1))
-        loss = _loss(logits, values[chosen], features[chosen])
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
+    with progress_bar(steps, "vision", " steps") as bar:
+        for step in range(steps):
+            chosen = order[step * _BATCH : (step + 1) * _BATCH]
+            images = _turned((pixels[chosen].float() / 255 - mean) / std, generator)
+            logits = heads(_merged(tower, images).mean(dim=1))
+            loss = _loss(logits, values[chosen], features[chosen])
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            schedule.step()
+            bar.update()
 
 
 def _merged(tower: Any, images: Tensor) -> Tensor:
