@@ -31,7 +31,7 @@ from dermo_ray.staging import staged_file
 from dermo_ray.taxonomy import Taxonomy
 from jobs.cluster import ray_session
 from jobs.policies import checkpoint_of, fingerprint, where
-from jobs.resources import require
+from jobs.preflight.connected import require
 from serve.checkpoints import Checkpoint
 
 RESULT = "bench.json"

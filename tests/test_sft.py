@@ -21,7 +21,7 @@ from dermo_ray.models.chat import load_processor
 from dermo_ray.models.supervised import TokenScorer, encode
 from dermo_ray.report.metrics import read_metrics
 from jobs import prepare, sft
-from jobs.resources import require
+from jobs.preflight.connected import require
 
 STEPS = 4
 FORMATS = {"diagnosis": 0, "morph_reasoning": 1}

@@ -24,10 +24,10 @@ from dermo_ray.config.sft import SftConfig
 from dermo_ray.errors import UserError
 from jobs.cluster import ray_session
 from jobs.preflight import checkpoint, disk, folders, host_memory, model, ports, resources, reward, versions
+from jobs.preflight.connected import connected_cluster
 from jobs.preflight.finding import Finding, table
 from jobs.preflight.nodes import ask_nodes
 from jobs.preflight.plan import Plan
-from jobs.resources import connected_cluster
 
 CONFIG = PreflightConfig
 
