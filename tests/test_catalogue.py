@@ -146,8 +146,8 @@ def test_a_checkpoint_that_cannot_take_over_is_refused_with_its_reason(tmp_path:
     empty = written(tmp_path / "empty", base)
     (empty / "MANIFEST.json").write_text("{}")
     cases = {
-        garbled: "is damaged: .*JSONDecodeError",
-        empty: "is damaged: 'files' .KeyError",
+        garbled: "is damaged: MANIFEST.json can't be read",
+        empty: "is damaged: MANIFEST.json can't be read",
         damaged: "is damaged: adapter/adapter_model.safetensors is not what was written",
         partial: "no complete checkpoint",
         written(tmp_path / "wide", base, rank=64): "rank 64; the engines take up to 8",

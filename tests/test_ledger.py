@@ -88,7 +88,7 @@ def test_dropped_and_unscored_groups_are_accounted_for(tmp_path: Path) -> None:
     assert (report.trained, report.dropped, report.unscored) == (4, 1, 1)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(0, 3), max_size=6))
 def test_however_often_a_run_goes_on_from_a_checkpoint_the_ledger_is_right(resumes: list[int]) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -1,7 +1,7 @@
 """The groups between admission and update: their order, what goes back, and that the count ahead never falls short."""
 
 from fake_pools import scored
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.queue import GroupQueue
@@ -57,6 +57,7 @@ def test_a_prompt_that_is_given_up_makes_way() -> None:
     assert indices(queue.batch()) == [1, 2]
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_never_more_groups_are_trained_on_before_one_than_were_said_to_be_ahead(data: st.DataObject) -> None:
     queue = GroupQueue(batch_groups=2, most_dropped=data.draw(st.integers(0, 3)))

@@ -229,6 +229,14 @@ def test_curves_of_a_family_share_a_chart_and_long_ones_are_thinned(tmp_path: Pa
     assert curves(tmp_path / "absent") == []
 
 
+def test_a_fault_that_an_update_does_not_name_did_not_occur_in_it(tmp_path: Path) -> None:
+    lines = [{"step": 1, "time": 1.0}, {"step": 2, "time": 2.0, "faults/wrong_keys": 0.5}, {"step": 3, "time": 3.0}]
+    (tmp_path / METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (chart,) = curves(tmp_path)
+    (series,) = chart["series"]
+    assert (series["steps"], series["values"], series["last"]) == ([1, 2, 3], [0.0, 0.5, 0.0], 0.0)
+
+
 @pytest.fixture
 def client(run: Path) -> Iterator[TestClient]:
     with TestClient(build_app(run), base_url="http://127.0.0.1") as client:

@@ -23,7 +23,7 @@ function ticks(low, high, count) {
 
 /** The bounds moved outwards to round numbers; those of a single value are a little apart. */
 function rounded(low, high) {
-  if (low === high) return rounded(low - (Math.abs(low) * 0.1 || 0.1), high + (Math.abs(high) * 0.1 || 0.1));
+  if (low === high) return rounded(low === 0 ? 0 : low - Math.abs(low) * 0.1, high + (Math.abs(high) * 0.1 || 1));
   const step = roundStep(low, high, Y_TICKS);
   return [Math.floor(low / step + 1e-9) * step, Math.ceil(high / step - 1e-9) * step];
 }
@@ -124,7 +124,7 @@ export function stepChart(steps, current, to) {
     steps.map((entry) =>
       s("a", { href: to(entry.step === current ? null : entry.step), tabindex: -1, class: entry.step === current ? "chosen" : false },
         s("rect", { class: "hit", x: x(entry.step) - half, width: 2 * half, y: margin.top, height: height - margin.top - margin.bottom }),
-        s("circle", { cx: x(entry.step), cy: y(entry.reward), r: entry.step === current ? 5 : steps.length > 60 ? 1.6 : 3 }),
+        s("circle", { cx: x(entry.step), cy: y(entry.reward), r: entry.step === current ? 5 : steps.length > 60 ? 0 : 3 }),
         s("title", {}, `step ${entry.step}: mean reward ${fixed(entry.reward)}, ${plural(entry.groups, "group")}`))),
   );
 }

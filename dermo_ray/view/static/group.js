@@ -74,7 +74,7 @@ function draw() {
 
 function colours() {
   if (!group.completions.some((entry) => entry.token_level)) {
-    return h("p", { class: "muted" }, "This run recorded no tokens: completions are shown without log-probabilities and versions of tokens.");
+    return h("p", { class: "muted colours" }, "This run recorded no tokens: completions are shown without log-probabilities and versions of tokens.");
   }
   const choices = COLOURINGS.map(([kind, text]) =>
     h("label", {}, h("input", { type: "radio", name: "colour", value: kind, change: () => go({ colour: kind }, true) }), ` ${text}`));

@@ -96,6 +96,9 @@ async function load(first) {
   byId("groups").removeAttribute("aria-busy");
 }
 
+/** The end of a long id: ids begin alike. */
+const ending = (id) => (id.length > 20 ? `\u2026${id.slice(-18)}` : id);
+
 function row(group) {
   const name = group.label ?? "no reference label";
   const badges = [
@@ -109,7 +112,7 @@ function row(group) {
       h("img", { src: `/image/${encodeURI(group.image)}?side=160`, alt: "", width: 48, height: 48, loading: "lazy" }),
       h("span", { class: "about" },
         h("strong", {}, name),
-        h("span", { class: "muted" }, `step ${group.step} \u00b7 ${group.prompt_id}`),
+        h("span", { class: "muted", title: group.prompt_id }, `step ${group.step} \u00b7 ${ending(group.prompt_id)}`),
         h("span", { class: "badges" }, badges)),
       h("span", { class: "figures" },
         h("span", { class: "number" }, fixed(group.reward)),
