@@ -43,7 +43,7 @@ from dermo_ray.data.prompts import PromptOrder
 from dermo_ray.ledger import Ledger, Opening, check
 from jobs.cluster import ray_session
 
-WORKERS, PER_PROCESS, SLOTS = 512, 128, 8
+WORKERS, PER_PROCESS, SLOTS = 512, 128, 4
 MEDIAN = 20.0
 """Seconds of the median group: 8 completions of some hundred tokens on an 8-billion-parameter policy."""
 
@@ -162,7 +162,7 @@ def throughput(median: float, groups: int) -> dict[str, float | int]:
         remote: Any = ray.remote(Barracks).options(num_cpus=0.1, max_concurrency=10_000)
         processes = [remote.remote(PER_PROCESS, median, 256) for _ in range(WORKERS // PER_PROCESS)]
         hosts: list[Host] = [Bunk(process, number) for process in processes for number in range(PER_PROCESS)]
-        conduct(Path(folder), hosts, groups, group_size=8, batch=1024, observe=observe)
+        conduct(Path(folder), hosts, groups, group_size=8, batch=512, observe=observe)
     # the first groups all begin at once and the last leave workers idle: neither is the steady state
     warm = next(n for n, sample in enumerate(samples) if sample[2] > 2 * WORKERS * SLOTS)
     last = next(n for n, sample in enumerate(samples) if sample[2] > groups - 2 * WORKERS * SLOTS)
@@ -222,8 +222,8 @@ def main() -> None:
     result = {
         "command": "python -m benchmarks.control_plane",
         "machine": describe(),
+        "throughput": throughput(MEDIAN, groups=16 * 1024),
         "memory": memory(arguments.groups),
-        "throughput": throughput(MEDIAN, groups=32 * 1024),
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / "control_plane.json").write_text(json.dumps(result, indent=2) + "\n")

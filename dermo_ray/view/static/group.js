@@ -166,12 +166,14 @@ async function compare() {
   comparing?.abort();
   comparing = new AbortController();
   const { signal } = comparing;
+  target.setAttribute("aria-busy", "true");
   try {
     const theirs = await ask("/api/group", { step: other, prompt: group.prompt_id }, signal);
     const from = Math.min(Number(place.from ?? typical(theirs.completions)), theirs.completions.length - 1);
     const to = Math.min(Number(place.to ?? typical(group.completions)), group.completions.length - 1);
     const { runs } = await ask("/api/differences", { prompt: group.prompt_id, step: group.step, sample: to, other_step: other, other_sample: from }, signal);
     target.replaceChildren(...comparison(other, theirs.completions, from, to, runs));
+    target.removeAttribute("aria-busy");
   } catch (error) {
     if (!signal.aborted) throw error;
   }
