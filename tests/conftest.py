@@ -17,15 +17,12 @@ WriteHam10000 = Callable[[Path, Sequence[tuple[str, str, str]], Mapping[str, int
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests on the cluster keep to one worker of pytest-xdist, and so share it; they begin first, being the longest."""
+    """Modules on the cluster keep to one worker of pytest-xdist, and so share it; they begin first, being slow."""
+    on_cluster = {item.path for item in items if "ray_cluster" in getattr(item, "fixturenames", ())}
     for item in items:
-        if _on_cluster(item):
+        if item.path in on_cluster:
             item.add_marker(pytest.mark.xdist_group("cluster"))
-    items.sort(key=lambda item: not _on_cluster(item))
-
-
-def _on_cluster(item: pytest.Item) -> bool:
-    return "ray_cluster" in getattr(item, "fixturenames", ())
+    items.sort(key=lambda item: item.path not in on_cluster)
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,7 @@ TRUTH = GroundTruth(task="task3", modality="clinical", final_label="Psoriasis")
 
 def settings(model: Path, data: Path, **learner: Any) -> MavicConfig:
     pool = {"optimizer": {"learning_rate": 1e-3}, "cpus_per_worker": 0.4, "timeout": 120, "heartbeat": 30}
-    common = {"run": data / "run", "data": data, "model": {"path": model}, "lora": {"rank": 4, "alpha": 8}}
+    common = {"run": data / "run", "data": data, "model": {"path": model}, "lora": {"rank": 8, "alpha": 16}}
     return MavicConfig.model_validate(common | {"learner": pool | learner})
 
 
