@@ -23,7 +23,6 @@ from dermo_ray.samples import reward_values, sample_cards
 
 ROOT = Path(__file__).parent.parent
 DASHBOARD = json.loads((ROOT / "deploy/grafana/dermo-ray.json").read_text())
-PACKAGES = ("actors", "serve", "jobs")
 
 
 class FakeGauge:
@@ -66,19 +65,20 @@ def test_pools_are_counted(values: dict[Any, float]) -> None:
     assert values == {("dermo_ray_pool_workers", tags): 2, ("dermo_ray_pool_calls", tags): 3}
 
 
+EXPORTED_AS = {"Counter": ("{}_total",), "Gauge": ("{}",), "Histogram": ("{}_bucket", "{}_sum", "{}_count")}
+"""How prometheus_client names what it exports."""
+
+
 def declared_in_code() -> dict[str, set[str]]:
-    """Every metric that the code declares by a literal name, with its tags where they are literal too."""
+    """Every metric by the name that Prometheus sees, with its labels: those of training, and the service's."""
     found = {
-        entry.name: {"run", *re.compile(entry.keys).groupindex}
+        f"ray_{entry.name}": {"run", *re.compile(entry.keys).groupindex}
         for entry in (*EXPORTED, UPDATES, POOL_WORKERS, POOL_CALLS)
     }
-    for file in (file for package in PACKAGES for file in (ROOT / package).rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and re.fullmatch("Gauge|Counter|Histogram", called(node)) and node.args:
-                name = node.args[0]
-                if isinstance(name, ast.Constant) and isinstance(name.value, str):
-                    literals = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
-                    found[name.value] = {text for text in literals if isinstance(text, str)}
+    for node in ast.walk(ast.parse((ROOT / "serve/metrics.py").read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and called(node) in EXPORTED_AS:
+            name, *others = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
+            found |= {pattern.format(name): set(map(str, others)) for pattern in EXPORTED_AS[called(node)]}
     return found
 
 
@@ -92,7 +92,7 @@ def expressions() -> list[str]:
 
 def test_every_metric_and_tag_of_the_dashboard_is_one_that_the_code_exports() -> None:
     declared = declared_in_code()
-    metric = re.compile(r"\bray_(\w+?)(?:_bucket|_count|_sum)?\{([^}]*)\}")
+    metric = re.compile(r"\b((?:ray_)?dermo_ray_\w+)\{([^}]*)\}")
     used = [use for text in expressions() for use in metric.findall(text)]
     assert len(used) >= len(expressions())
     for name, selectors in used:
@@ -101,8 +101,9 @@ def test_every_metric_and_tag_of_the_dashboard_is_one_that_the_code_exports() ->
         assert tags <= declared[name], name
 
 
-def test_the_dashboard_shows_pools_staleness_throughput_and_rewards() -> None:
+def test_the_dashboard_shows_pools_staleness_throughput_rewards_and_serving() -> None:
     text = " ".join(expressions())
+    assert "dermo_ray_request_seconds_bucket" in text
     for entry in (*EXPORTED, UPDATES, POOL_WORKERS, POOL_CALLS):
         assert entry.name in text
 
