@@ -20,12 +20,11 @@ $(READY): requirements/$(VARIANT).txt
 demo: setup
 	$(PYTHON) -m jobs.demo configs/demo/demo.yaml $(if $(SOURCE),source=$(SOURCE)) $(if $(ROOT),root=$(ROOT)) $(ARGS)
 
-# One process runs what needs the shared Ray cluster, the other everything else.
 test: setup
-	$(PYTHON) -m pytest -n 2 --dist loadgroup -m "not slow"
+	$(PYTHON) -m pytest -m "not slow"
 
 test-all: setup
-	$(PYTHON) -m pytest -n 2 --dist loadgroup
+	$(PYTHON) -m pytest
 
 lint: setup
 	.venv/bin/ruff check .

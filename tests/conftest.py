@@ -16,16 +16,6 @@ from jobs.cluster import ray_session
 WriteHam10000 = Callable[[Path, Sequence[tuple[str, str, str]], Mapping[str, int]], None]
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Modules on the cluster keep to one worker of pytest-xdist, and so share it; they begin first, being slow."""
-    on_cluster = {item.path for item in items if "ray_cluster" in getattr(item, "fixturenames", ())}
-    for item in items:
-        if item.path in on_cluster:
-            item.add_marker(pytest.mark.xdist_group("cluster"))
-    items.sort(key=lambda item: item.path not in on_cluster)
-
-
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One local Ray of two cores for the whole test run."""
