@@ -8,17 +8,13 @@ not counted on either side, and the first updates are left out of the rates. Wri
 """
 
 import argparse
-import json
-import os
 import statistics
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.demo import RESULTS
-from benchmarks.machine import describe
+from benchmarks.beside_trl import arguments_of, compare, entries_of, run_trl
 from dermo_ray.config.base import load
 from dermo_ray.config.mavic import MavicConfig
 from jobs.memory import PeakMemory
@@ -28,33 +24,16 @@ STAGE = Path("configs/demo/mavic.yaml")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--trl", type=Path, required=True, help="interpreter that has TRL")
-    parser.add_argument("--seconds", type=float, default=90)
-    parser.add_argument("--repeats", type=int, default=3)
-    arguments = parser.parse_args()
+    arguments = arguments_of(__doc__.splitlines()[0], seconds=90.0)
     config = load(MavicConfig, STAGE)
     samples = config.batch_groups * config.rollout.group_size
-    runs: dict[str, list[dict[str, Any]]] = {"dermoray": [], "trl": [], "trl_ddp": []}
-    for seed in range(arguments.repeats):
-        for arm, measured in runs.items():
-            with tempfile.TemporaryDirectory() as scratch:
-                measured.append(one_run(arm, arguments, Path(scratch), seed, samples))
-            print(arm, json.dumps({key: value for key, value in measured[-1].items() if key != "curve"}), flush=True)
-    rate = {arm: statistics.median(run["samples_per_second"] for run in measured) for arm, measured in runs.items()}
-    result = {
-        "command": f"python -m benchmarks.rl_step MODEL DATA --trl PYTHON --seconds {arguments.seconds:g} "
-        f"--repeats {arguments.repeats}",
-        "machine": describe(),
-        "samples_per_update": samples,
-        "runs": runs,
-        "median_samples_per_second": rate,
-        "times_trl": rate["dermoray"] / max(rate["trl"], rate["trl_ddp"]),
-    }
-    (RESULTS / "rl_step.json").write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps({"median_samples_per_second": rate, "times_trl": result["times_trl"]}))
+    compare(
+        "rl_step",
+        f"--seconds {arguments.seconds:g}",
+        arguments.repeats,
+        lambda arm, scratch, seed: one_run(arm, arguments, scratch, seed, samples),
+        samples_per_update=samples,
+    )
 
 
 def one_run(arm: str, arguments: argparse.Namespace, scratch: Path, seed: int, samples: int) -> dict[str, Any]:
@@ -64,17 +43,9 @@ def one_run(arm: str, arguments: argparse.Namespace, scratch: Path, seed: int, s
         if arm == "dermoray":
             entries = train(arguments, scratch / "run", seed)
         else:
-            cores = os.cpu_count() or 1
-            launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={cores}"]
-            command = [
-                str(arguments.trl),
-                *(launcher if arm == "trl_ddp" else []),
-                *("-m", "benchmarks.trl_grpo", str(arguments.model), str(arguments.data), str(out)),
-                *(f"--seconds={arguments.seconds}", f"--seed={seed}"),
-            ]
-            threads = {"OMP_NUM_THREADS": str(1 if arm == "trl_ddp" else cores)}
-            subprocess.run(command, check=True, env=os.environ | threads, stdout=subprocess.DEVNULL)
-            entries = [json.loads(line) for line in out.read_text().splitlines()]
+            settings = (f"--seconds={arguments.seconds}", f"--seed={seed}")
+            run_trl(arm, "benchmarks.trl_grpo", arguments, out, *settings)
+            entries = entries_of(out)
     first, last = entries[_WARM_UP - 1], entries[-1]
     updates, seconds = len(entries) - _WARM_UP, last["seconds"] - first["seconds"]
     tokens = sum(entry["completion_tokens"] for entry in entries[_WARM_UP:]) * samples
@@ -102,7 +73,7 @@ def train(arguments: argparse.Namespace, run: Path, seed: int) -> list[dict[str,
         "checkpoint_every=100000",
     ]
     subprocess.run([sys.executable, "-m", "jobs.mavic", str(STAGE), *settings], check=True)
-    entries = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    entries = entries_of(run / "metrics.jsonl")
     began = entries[0]["time"] - entries[0]["seconds/wait_rollout"] - entries[0]["seconds/update"]
     return [
         {

@@ -7,17 +7,13 @@ turns. The first updates are left out of the rates. Writes `benchmarks/results/s
 """
 
 import argparse
-import json
-import os
 import statistics
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.demo import RESULTS
-from benchmarks.machine import describe
+from benchmarks.beside_trl import arguments_of, compare, entries_of, run_trl
 from dermo_ray.config.base import load
 from dermo_ray.config.sft import SftConfig
 from jobs.memory import PeakMemory
@@ -27,62 +23,35 @@ STAGE = Path("configs/demo/sft.yaml")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--trl", type=Path, required=True, help="interpreter that has TRL")
-    parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--repeats", type=int, default=3)
-    arguments = parser.parse_args()
+    arguments = arguments_of(__doc__.splitlines()[0], steps=150)
     batch = load(SftConfig, STAGE).batch_size
-    runs: dict[str, list[dict[str, Any]]] = {"dermoray": [], "trl": [], "trl_ddp": []}
-    for seed in range(arguments.repeats):
-        for arm, measured in runs.items():
-            with tempfile.TemporaryDirectory() as scratch:
-                measured.append(one_run(arm, arguments, Path(scratch), seed, batch))
-            print(arm, json.dumps(measured[-1]), flush=True)
-    rate = {arm: statistics.median(run["samples_per_second"] for run in measured) for arm, measured in runs.items()}
-    result = {
-        "command": f"python -m benchmarks.sft_step MODEL DATA --trl PYTHON --steps {arguments.steps} "
-        f"--repeats {arguments.repeats}",
-        "machine": describe(),
-        "batch_size": batch,
-        "runs": runs,
-        "median_samples_per_second": rate,
-        "times_trl": rate["dermoray"] / max(rate["trl"], rate["trl_ddp"]),
-    }
-    (RESULTS / "sft_step.json").write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps({"median_samples_per_second": rate, "times_trl": result["times_trl"]}))
+    compare(
+        "sft_step",
+        f"--steps {arguments.steps}",
+        arguments.repeats,
+        lambda arm, scratch, seed: one_run(arm, arguments, scratch, seed, batch),
+        batch_size=batch,
+    )
 
 
 def one_run(arm: str, arguments: argparse.Namespace, scratch: Path, seed: int, batch: int) -> dict[str, Any]:
     """Rate, loss at the end and peak memory of one arm."""
     out = scratch / "updates.jsonl"
-    cores = os.cpu_count() or 1
-    if arm == "dermoray":
-        settings = [
-            f"run={scratch / 'run'}",
-            f"data={arguments.data}",
-            f"model.path={arguments.model}",
-            f"seed={seed}",
-            f"steps={arguments.steps}",
-            "validation.every=0",
-        ]
-        command = [sys.executable, "-m", "jobs.sft", str(STAGE), *settings]
-        threads = {}
-        out = scratch / "run/metrics.jsonl"
-    else:
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={cores}"]
-        command = [
-            str(arguments.trl),
-            *(launcher if arm == "trl_ddp" else []),
-            *("-m", "benchmarks.trl_sft", str(arguments.model), str(arguments.data), str(out)),
-            *(f"--steps={arguments.steps}", f"--seed={seed}"),
-        ]
-        threads = {"OMP_NUM_THREADS": str(1 if arm == "trl_ddp" else cores)}
     with PeakMemory(interval=2) as memory:
-        subprocess.run(command, check=True, env=os.environ | threads, stdout=subprocess.DEVNULL)
-    entries = [json.loads(line) for line in out.read_text().splitlines()]
+        if arm == "dermoray":
+            out = scratch / "run/metrics.jsonl"
+            settings = [
+                f"run={scratch / 'run'}",
+                f"data={arguments.data}",
+                f"model.path={arguments.model}",
+                f"seed={seed}",
+                f"steps={arguments.steps}",
+                "validation.every=0",
+            ]
+            subprocess.run([sys.executable, "-m", "jobs.sft", str(STAGE), *settings], check=True)
+        else:
+            run_trl(arm, "benchmarks.trl_sft", arguments, out, f"--steps={arguments.steps}", f"--seed={seed}")
+    entries = entries_of(out)
     seconds = entries[-1]["time"] - entries[_WARM_UP - 1]["time"]
     return {
         "seed": seed,

@@ -56,7 +56,7 @@ def held_out(config: EvaluateConfig) -> Evaluation:
     count = min(config.prompts or len(order.prompts), len(order.prompts))
     prompts = [Prompt(index, order[index]) for index in range(count)]
     with ray_session():
-        preflight.ensure("evaluate", config)
+        preflight.ensure("evaluate", config, checkpoint.model)
         rows = asyncio.run(
             sample_both(
                 prompts,

@@ -52,7 +52,7 @@ def serving(config: ServeConfig) -> Iterator[str]:
     checkpoint = resolve(config.run, config.checkpoint)
     check_port(config.host, config.port)
     with ray_session():
-        preflight.ensure("serve", config)
+        preflight.ensure("serve", config, checkpoint.model)
         app = application(config, checkpoint)
         if serve.status().proxies:
             raise UserError("this Ray cluster already runs Ray Serve: stop it with `serve shutdown`, or use another")

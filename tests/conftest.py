@@ -24,6 +24,39 @@ def ray_cluster() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def small_corpus(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared folder of 20 phantoms; to be read, not written."""
+    from dermo_ray.config.prepare import PrepareConfig
+    from jobs import prepare
+
+    out = tmp_path_factory.mktemp("prepared") / "data"
+    split = {"val": 0.2, "test": 0.2}
+    prepare.run(PrepareConfig(source="phantoms", count=20, out=out, phantom={"size": 48}, split=split))
+    return out
+
+
+@pytest.fixture(scope="session")
+def corpus(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared folder of dermoscopic and clinical phantoms with brief prompts; to be read, not written."""
+    from dermo_ray.config.prepare import PrepareConfig
+    from jobs import prepare
+
+    out = tmp_path_factory.mktemp("corpus") / "data"
+    prepare.run(
+        PrepareConfig(
+            source="phantoms",
+            count=120,
+            out=out,
+            prompts="brief",
+            formats=["morph_reasoning", "morph_description"],
+            phantom={"size": 64},
+            split={"val": 0.1, "test": 0.2},
+        )
+    )
+    return out
+
+
+@pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny policy with random weights."""
     from dermo_ray.phantom.tiny_model import TinyModelSettings, save_tiny_model

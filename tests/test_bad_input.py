@@ -14,18 +14,14 @@ import yaml
 from dermo_ray import checkpoints
 from dermo_ray.config.base import load
 from dermo_ray.config.mavic import MavicConfig
-from dermo_ray.config.prepare import PrepareConfig
 from dermo_ray.run_directory import claimed
 from jobs import command, evaluate, mavic, prepare, serve, sft
 
 
 @pytest.fixture(scope="module")
-def data(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(small_corpus: Path) -> Path:
     """A small prepared folder."""
-    out = tmp_path_factory.mktemp("prepared") / "data"
-    split = {"val": 0.2, "test": 0.2}
-    prepare.run(PrepareConfig(source="phantoms", count=20, out=out, phantom={"size": 48}, split=split))
-    return out
+    return small_corpus
 
 
 @pytest.fixture

@@ -27,7 +27,6 @@ from dermo_ray import checkpoints, rollouts
 from dermo_ray.bench.heldout import Evaluation
 from dermo_ray.config.evaluate import EvaluateConfig
 from dermo_ray.config.mavic import MavicConfig
-from dermo_ray.config.prepare import PrepareConfig
 from dermo_ray.config.serve import ServeConfig
 from dermo_ray.config.sft import SftConfig
 from dermo_ray.data.prompts import PromptOrder, read_prompts
@@ -36,7 +35,7 @@ from dermo_ray.models.chat import banned_token_ids, load_processor, prompt_text
 from dermo_ray.records import RLPrompt
 from dermo_ray.rollouts import ScoredCompletion
 from dermo_ray.view.tokens import load_tokenizer, pieces
-from jobs import evaluate, mavic, prepare, sft
+from jobs import evaluate, mavic, sft
 from jobs.serve import serving
 
 GROUPS, GROUP_SIZE = 4, 4
@@ -47,21 +46,9 @@ ENGINE = {"max_model_len": 256, "max_num_seqs": 32, "cpu_kv_cache_gib": 0.1}
 
 
 @pytest.fixture(scope="module")
-def data(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(corpus: Path) -> Path:
     """A corpus of dermoscopic and clinical phantoms."""
-    out = tmp_path_factory.mktemp("chain") / "data"
-    prepare.run(
-        PrepareConfig(
-            source="phantoms",
-            count=120,
-            out=out,
-            prompts="brief",
-            formats=["morph_reasoning", "morph_description"],
-            phantom={"size": 64},
-            split={"val": 0.1, "test": 0.2},
-        )
-    )
-    return out
+    return corpus
 
 
 @pytest.fixture(scope="module")

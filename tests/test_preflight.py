@@ -15,11 +15,10 @@ from dermo_ray.config.mavic import MavicConfig
 from dermo_ray.config.model import LoraSettings
 from dermo_ray.config.pools import EngineSettings, PoolSettings
 from dermo_ray.config.preflight import MODELS, PreflightConfig, job_of
-from dermo_ray.config.prepare import PrepareConfig
 from dermo_ray.config.reward import RewardConfig
 from dermo_ray.errors import UserError
 from dermo_ray.memory import PUBLISHED
-from jobs import command, preflight, prepare
+from jobs import command, preflight
 from jobs.preflight.disk import check_disk, needed_gib
 from jobs.preflight.finding import Finding
 from jobs.preflight.folders import check_reads, check_writes, samples
@@ -58,12 +57,9 @@ def failures(findings: Iterable[Finding]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def data(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(small_corpus: Path) -> Path:
     """A small prepared folder."""
-    out = tmp_path_factory.mktemp("prepared") / "data"
-    split = {"val": 0.2, "test": 0.2}
-    prepare.run(PrepareConfig(source="phantoms", count=20, out=out, phantom={"size": 48}, split=split))
-    return out
+    return small_corpus
 
 
 @pytest.fixture

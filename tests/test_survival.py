@@ -18,12 +18,10 @@ from safetensors.torch import load_file
 
 from actors.steering import PoolState
 from dermo_ray import checkpoints
-from dermo_ray.config.prepare import PrepareConfig
 from dermo_ray.config.scale import ScaleConfig
 from dermo_ray.errors import UserError
 from dermo_ray.ledger import check
 from dermo_ray.metrics import METRICS
-from jobs import prepare
 from jobs.scale import scale
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
@@ -34,20 +32,8 @@ SAME = ("loss", "reward/total", "grad_norm", "tokens", "entropy", "rollout_logpr
 
 
 @pytest.fixture(scope="module")
-def data(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("survival") / "data"
-    prepare.run(
-        PrepareConfig(
-            source="phantoms",
-            count=120,
-            out=out,
-            prompts="brief",
-            formats=["morph_reasoning", "morph_description"],
-            phantom={"size": 64},
-            split={"val": 0.1, "test": 0.2},
-        )
-    )
-    return out
+def data(corpus: Path) -> Path:
+    return corpus
 
 
 def start(run: Path, data: Path, model: Path, **values: Any) -> "subprocess.Popen[str]":

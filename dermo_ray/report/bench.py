@@ -5,11 +5,7 @@ the paper's under a note on what compares.
 """
 
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from dermo_ray.bench.judges import NOTE
 from dermo_ray.bench.measures import COVERAGE
@@ -19,6 +15,7 @@ from dermo_ray.bench.tasks import TASKS
 from dermo_ray.config.bench import Method
 from dermo_ray.report.card import model_card
 from dermo_ray.report.cases import Case
+from dermo_ray.report.pages import interval, render
 from dermo_ray.report.plots import SERIES_COLOURS, Chart, Points, line_chart
 from dermo_ray.report.tables import verdict
 from dermo_ray.staging import staged_file
@@ -47,22 +44,9 @@ def write_bench_report(out: Path, report: BenchReport, cases: Mapping[str, Seque
 
 def bench_page(report: BenchReport, cases: Mapping[str, Sequence[Case]]) -> str:
     """The page as text."""
-    environment = Environment(
-        loader=PackageLoader("dermo_ray.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "fixed": "{:.3f}".format,
-        "signed": lambda number: f"{number:+.3f}".replace("-", "\N{MINUS SIGN}"),
-        "percent": "{:.1f}".format,
-        "count": "{:,.0f}".format,
-        "interval": _interval,
-    }
-    style = resources.files("dermo_ray.report").joinpath("report.css").read_text(encoding="utf-8")
-    return environment.get_template("bench.html").render(
+    return render(
+        "bench.html",
+        {"percent": "{:.1f}".format, "count": "{:,.0f}".format, "interval": interval},
         report=report,
         cases=cases,
         charts={policy.name: _charts(policy) for policy in report.policies},
@@ -76,7 +60,6 @@ def bench_page(report: BenchReport, cases: Mapping[str, Sequence[Case]]) -> str:
         coverage=COVERAGE,
         verdict=verdict,
         series=range(1, SERIES_COLOURS + 1),
-        style=Markup(style),
     )
 
 
@@ -150,11 +133,3 @@ def _charts(policy: PolicyReport) -> dict[str, list[Chart]]:
             line_chart(f"{policy.name}, {name}: selective answers", curves, "share answered", "share wrong"),
         ]
     return made
-
-
-def _interval(value: Interval | None) -> Markup:
-    if value is None:
-        return Markup("&ndash;")
-    return Markup('<span class="figure">{:.3f}</span> <span class="ci">{:.3f} to {:.3f}</span>').format(
-        value.mean, value.low, value.high
-    )

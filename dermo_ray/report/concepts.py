@@ -5,20 +5,17 @@ One HTML file that needs nothing else; the picture is also a file of its own, `l
 
 import base64
 from collections.abc import Mapping
-from importlib import resources
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from dermo_ray.bench.statistics import Interval
 from dermo_ray.models.concepts.measures import ConceptMeasures
 from dermo_ray.models.concepts.vocabulary import CONCEPTS
 from dermo_ray.morphology import Schema
 from dermo_ray.report.html import REPORT
+from dermo_ray.report.pages import interval, render
 from dermo_ray.staging import staged_file
 
 PICTURE = "linear_head.png"
@@ -42,20 +39,12 @@ def write_concept_report(run: Path, measures: ConceptMeasures) -> Path:
 
 def concept_report(measures: ConceptMeasures, picture: bytes | None) -> str:
     """The page as text; `picture` is the PNG of the linear head, None where no diagnosis was learned."""
-    environment = Environment(
-        loader=PackageLoader("dermo_ray.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"interval": _interval, "fixed": "{:.3f}".format}
-    style = resources.files("dermo_ray.report").joinpath("report.css").read_text(encoding="utf-8")
-    return environment.get_template("concepts.html").render(
+    return render(
+        "concepts.html",
+        {"interval": interval},
         measures=measures,
         top={schema: _top(weights) for schema, weights in measures.weights.items()},
         picture=None if picture is None else f"data:image/png;base64,{base64.b64encode(picture).decode()}",
-        style=Markup(style),
     )
 
 
@@ -93,11 +82,3 @@ def _top(weights: Weights) -> dict[str, tuple[list[tuple[str, float]], list[tupl
         speaking_for = [item for item in ranked[:_TOP] if item[1] > 0]
         result[label] = speaking_for, [item for item in ranked[: -_TOP - 1 : -1] if item[1] < 0]
     return result
-
-
-def _interval(value: Interval | None) -> Markup:
-    if value is None:
-        return Markup("&ndash;")
-    return Markup('<span class="figure">{:.3f}</span> <span class="ci">{:.3f} to {:.3f}</span>').format(
-        value.mean, value.low, value.high
-    )

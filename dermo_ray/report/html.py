@@ -4,14 +4,11 @@ Invariant: what a policy wrote is shown as text, whatever it wrote; the page's o
 """
 
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from dermo_ray.bench.heldout import Evaluation
 from dermo_ray.report.examples import Example, choose
+from dermo_ray.report.pages import render
 from dermo_ray.report.plots import SERIES_COLOURS, Chart, curves
 from dermo_ray.report.summary import Summary
 from dermo_ray.report.tables import tables
@@ -61,21 +58,9 @@ def demo_report(
     mavic_charts: Sequence[Chart] = (),
 ) -> str:
     """The page as text."""
-    environment = Environment(
-        loader=PackageLoader("dermo_ray.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "signed": _signed,
-        "fixed": "{:.3f}".format,
-        "duration": _duration,
-        "value": _value,
-    }
-    style = resources.files("dermo_ray.report").joinpath("report.css").read_text(encoding="utf-8")
-    return environment.get_template("report.html").render(
+    return render(
+        "report.html",
+        {"duration": _duration, "value": _value},
         summary=summary,
         evaluation=evaluation,
         tables=tables(evaluation),
@@ -83,12 +68,7 @@ def demo_report(
         sft_charts=sft_charts,
         mavic_charts=mavic_charts,
         series=range(1, SERIES_COLOURS + 1),
-        style=Markup(style),
     )
-
-
-def _signed(number: float) -> str:
-    return f"{number:+.3f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _duration(seconds: float) -> str:

@@ -18,6 +18,7 @@ import rich
 from dermo_ray.config.base import Settings
 from dermo_ray.config.evaluate import EvaluateConfig
 from dermo_ray.config.mavic import MavicConfig
+from dermo_ray.config.model import ModelSettings
 from dermo_ray.config.preflight import JobName, PreflightConfig
 from dermo_ray.config.serve import ServeConfig
 from dermo_ray.config.sft import SftConfig
@@ -45,27 +46,29 @@ def run(config: PreflightConfig) -> list[Finding]:
     return findings
 
 
-def ensure(job: JobName, config: Settings) -> None:
+def ensure(job: JobName, config: Settings, verified: ModelSettings | None = None) -> None:
     """Check as a job does that is about to start on the connected cluster; warnings go to stderr.
+
+    `verified` is the model of the checkpoint that the job has found whole, which is not hashed again then.
 
     Raises `UserError` for the first check that fails.
     """
     # how much is free just now says little: the stage before this one may still be handing back what it had
     cluster = replace(connected_cluster(), available=None)
-    for finding in check(Plan(job, config), cluster):
+    for finding in check(Plan(job, config), cluster, verified):
         if finding.status == "fail":
             raise UserError(finding.line)
         if finding.status == "warn":
             print(f"warning: {finding.check}: {finding.line}", file=sys.stderr, flush=True)
 
 
-def check(plan: Plan, cluster: resources.Cluster) -> Iterator[Finding]:
-    """What every check finds on the connected cluster, those that take no time first."""
+def check(plan: Plan, cluster: resources.Cluster, verified: ModelSettings | None = None) -> Iterator[Finding]:
+    """What every check finds on the connected cluster, those that take no time first; `verified` as for `ensure`."""
     yield from resources.check_resources(plan.pools, cluster)
     if plan.address is not None:
         yield from ports.check_address(*plan.address)
-    base = plan.model
-    if isinstance(plan.config, EvaluateConfig | ServeConfig) and plan.config.run is not None:
+    base = verified or plan.model
+    if verified is None and isinstance(plan.config, EvaluateConfig | ServeConfig) and plan.config.run is not None:
         finding, base = checkpoint.find_checkpoint(plan.config.run, plan.config.checkpoint)
         yield finding
     if base is not None:
