@@ -46,7 +46,7 @@ def scores(folder: Path, base: Path, prompt_ids: list[int], completion: Sampled,
     scorer = PolicyScorer(model, banned_token_ids(processor, model.get_output_embeddings().weight.shape[0]))
     ids = prompt_ids + completion.token_ids
     sequence = TokenSequence(ids, [False] * len(prompt_ids) + [True] * len(completion.token_ids), 0)
-    batch = collate([sequence], encode_images(processor, [image]), processor.tokenizer.pad_token_id)
+    batch = collate([sequence], [encode_images(processor, [image])], processor.tokenizer.pad_token_id)
     with torch.no_grad():
         found: list[float] = scorer(batch).tolist()
     return found
