@@ -1,7 +1,8 @@
 """The demo's figures over several seeds: `python -m benchmarks.demo [SOURCE [ROOT]] [--seeds 0 1 2]`.
 
 Runs `jobs.demo` from nothing for each seed, into `runs/benchmark-SOURCE-seedN`, and writes
-`benchmarks/results/demo_SOURCE.json`: the machine, the command, and each seed's `summary.json`.
+`benchmarks/results/demo_SOURCE.json`: the machine, the command, and each seed's `summary.json`. Seeds of an earlier
+call stay in the file until they are measured anew.
 """
 
 import argparse
@@ -22,7 +23,8 @@ def main() -> None:
     parser.add_argument("root", nargs="?", help="folder of HAM10000")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     arguments = parser.parse_args()
-    summaries = []
+    path = RESULTS / f"demo_{arguments.source}.json"
+    summaries = {s["seed"]: s for s in json.loads(path.read_text())["seeds"]} if path.exists() else {}
     for seed in arguments.seeds:
         out = Path(f"runs/benchmark-{arguments.source}-seed{seed}")
         shutil.rmtree(out, ignore_errors=True)
@@ -30,14 +32,15 @@ def main() -> None:
         if arguments.root:
             settings.append(f"root={arguments.root}")
         subprocess.run([sys.executable, "-m", "jobs.demo", "configs/demo/demo.yaml", *settings], check=True)
-        summaries.append(json.loads((out / "summary.json").read_text()))
+        summaries[seed] = json.loads((out / "summary.json").read_text())
+        measured = sorted(summaries)
         result = {
-            "command": f"python -m benchmarks.demo {arguments.source} --seeds {' '.join(map(str, arguments.seeds))}",
+            "command": f"python -m benchmarks.demo {arguments.source} --seeds {' '.join(map(str, measured))}",
             "machine": describe(),
-            "seeds": summaries,
+            "seeds": [summaries[each] for each in measured],
         }
         RESULTS.mkdir(parents=True, exist_ok=True)
-        (RESULTS / f"demo_{arguments.source}.json").write_text(json.dumps(result, indent=2) + "\n")
+        path.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def test_a_stored_image_is_upright_rgb_without_metadata_and_named_by_its_content
     exif = turned.getexif()
     exif[0x0112] = 6  # the camera was turned: show the image rotated by a quarter
     exif[0x010F] = "a camera's maker"
-    turned.save(original, exif=exif)
+    turned.save(original, exif=exif, comment="a patient's name", icc_profile=b"a profile")
     folder = tmp_path / "images"
     folder.mkdir()
     for settings, suffix in ((SETTINGS, "jpg"), (PNG, "png")):
@@ -82,6 +82,7 @@ def test_a_stored_image_is_upright_rgb_without_metadata_and_named_by_its_content
         assert stored.size == (40, 80)
         assert stored.mode == "RGB"
         assert not stored.getexif()
+        assert not {"exif", "comment", "icc_profile"} & stored.info.keys()
 
 
 def test_storing_the_same_picture_twice_leaves_one_file(tmp_path):

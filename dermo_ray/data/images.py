@@ -86,7 +86,8 @@ def store(image: Image.Image, folder: Path, settings: ImageSettings) -> str:
 
 
 def _encode(image: Image.Image, settings: ImageSettings) -> bytes:
-    bare = Image.frombytes("RGB", image.size, image.tobytes())  # a new image has none of the old one's metadata
+    bare = image.copy()
+    bare.info = {}  # all that would be written of the old file's metadata
     buffer = BytesIO()
     if settings.encoding == "png":
         bare.save(buffer, "PNG", compress_level=1)
