@@ -70,7 +70,7 @@ class Scorer:
 
     def _compose(self, case: Case, terms: dict[str, float]) -> Reward:
         gate = GATES[self._config.gate](case, terms)
-        gated = gate.terms & terms.keys()
+        gated = gate.terms.intersection(terms)
         counted = {name: value * (gate.multiplier if name in gated else 1.0) for name, value in terms.items()}
         # Divided after summing: rounding is monotone, so the quotient is exactly 1 at best and never above.
         whole = sum(self._weights[name] for name in terms) or 1.0
