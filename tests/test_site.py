@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from ray.dashboard.modules.job.cli import job_cli_group
 
+from benchmarks import page as figures
 from dermo_ray.config.base import load
 from jobs import command
 from jobs.cli import JOBS
@@ -51,6 +52,12 @@ def test_the_site_builds_without_a_warning_and_has_every_page(tmp_path: Path) ->
     assert (tmp_path / "site/configs/demo/mavic.yaml").is_file()
     fetched = re.findall(r'(?:src|href)="(https?://[^"]+)"', (tmp_path / "site/index.html").read_text())
     assert {url for url in fetched if re.search(r"\.(?:js|css|woff2?)\b", url)} == set()
+
+
+def test_the_page_of_measured_figures_is_what_the_results_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    written = (ROOT / figures.PAGE).read_text(encoding="utf-8")
+    assert written == figures.page(figures.committed()), "run `python -m benchmarks.page`"
 
 
 def test_the_page_of_all_settings_is_what_the_models_say() -> None:

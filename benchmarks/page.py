@@ -1,0 +1,220 @@
+"""The page of measured figures, from the committed results: `python -m benchmarks.page`.
+
+Writes `docs/benchmarks.md` and the plots beside it. Invariant: every figure on the page is read from a file of
+`benchmarks/results`; what has no file has no line.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+RESULTS = Path("benchmarks/results")
+PAGE = Path("docs/benchmarks.md")
+PLOTS = Path("docs/images/benchmarks")
+
+Result = dict[str, Any]
+Row = tuple[str, str, str]
+"""What was measured, the figure, and what it should be."""
+
+_INTRODUCTION = """# Benchmarks
+
+Every figure here is read from a file of `benchmarks/results`, which holds the command, the machine, the versions and
+the seeds; `python -m benchmarks.page` makes this page from them. What is compared was measured in turns in one run. The
+machine is small, two cores without a GPU, so the ratios say more than the times. Nothing was measured on a GPU.
+"""
+
+
+def main() -> None:
+    results = committed()
+    PLOTS.mkdir(parents=True, exist_ok=True)
+    for name, draw in PLOTTED.items():
+        if name in results:
+            figure = Figure(figsize=(6.4, 2.8), layout="constrained")
+            axes = figure.subplots()
+            draw(results[name], axes)
+            axes.spines[["top", "right"]].set_visible(False)
+            with matplotlib.rc_context({"svg.hashsalt": name}):  # the same figures make the same file
+                figure.savefig(PLOTS / f"{name}.svg", metadata={"Date": None})
+    PAGE.write_text(page(results))
+    print(PAGE)
+
+
+def committed() -> dict[str, Result]:
+    """The results by the name of their benchmark."""
+    return {path.stem: json.loads(path.read_text()) for path in RESULTS.glob("*.json")}
+
+
+def page(results: Mapping[str, Result]) -> str:
+    """The page, from results by the name of their benchmark."""
+    parts = [_INTRODUCTION]
+    for name, (title, rows) in SECTIONS.items():
+        if name not in results:
+            continue
+        lines = "\n".join(f"| {' | '.join(row)} |" for row in rows(results[name]))
+        parts.append(
+            f"## {title}\n\n`{results[name]['command']}`\n\n| | measured | wanted |\n| --- | --- | --- |\n{lines}\n"
+        )
+        if name in PLOTTED:
+            parts.append(f"![{title}](images/benchmarks/{name}.svg)\n")
+    return "\n".join(parts)
+
+
+def _demo(result: Result) -> list[Row]:
+    rows = []
+    for seed in result["seeds"]:
+        reward, valid = seed["reward_heldout"], seed["format_valid"]
+        low, high = reward["ci95"]
+        rows += [
+            (f"seed {seed['seed']}: held-out reward, difference", f"{reward['diff']:+.3f} [{low:+.3f}, {high:+.3f}]",
+             "at least +0.05"),
+            (f"seed {seed['seed']}: greedy reward, difference", f"{seed['reward_greedy']['diff']:+.3f}", "not below 0"),
+            (f"seed {seed['seed']}: valid completions, after sft and after mavic",
+             f"{valid['sft']:.3f}, {valid['mavic']:.3f}", "at least 0.98, 0.99"),
+            (f"seed {seed['seed']}: seconds, peak memory",
+             f"{sum(seed['seconds'].values()):.0f} s, {seed['peak_rss_gib']:.1f} GiB", "at most 900 s, 12 GiB"),
+        ]  # fmt: skip
+    return rows
+
+
+def _prepare(result: Result) -> list[Row]:
+    memory = ", ".join(f"{gib:g} GiB for {int(size):,} images" for size, gib in result["peak_memory_gib"].items())
+    return [
+        ("share of a plain loop's speed times the cores", f"{result['share_of_loop_times_cores']:.2f}", "at least 0.8"),
+        ("times the speed of `datasets.map`", f"{result['times_datasets_map']:.2f}", "at least 1.3"),
+        ("peak memory", memory, "at most 3 GiB"),
+    ]
+
+
+def _duplicates(result: Result) -> list[Row]:
+    times = [
+        (kind, run["seconds"]) for kind, runs in result["components"].items() for run in runs if run["distance"] == 2
+    ]
+    seconds = ", ".join(f"{seconds:g} s ({kind.replace('_', ' ')})" for kind, seconds in times)
+    equal = "equal" if result["brute_force"]["equal"] else "different"
+    return [
+        (f"{result['hashes']:,} hashes at distance 2", seconds, "at most 60 s"),
+        (f"pairs beside brute force on {result['brute_force']['hashes']:,}", equal, "equal"),
+    ]
+
+
+def _reward(result: Result) -> list[Row]:
+    slowest = max(result["parse_100_kB_ms"].values())
+    return [
+        ("completions scored by rule on one core", f"{result['completions_per_second']['one_by_one']:,}/s", "5,000/s"),
+        ("slowest completion of 100 kB, parsed", f"{slowest:g} ms", "under 10 ms"),
+    ]
+
+
+def _concepts(result: Result) -> list[Row]:
+    separated = ", ".join(f"{found['auroc']:.3f} ({kind})" for kind, found in result["consistency"].items())
+    return [
+        ("training", f"{result['seconds']:g} s", "at most 300 s"),
+        ("dermoscopic: mean field accuracy", f"{result['derm7pt_mean_field_accuracy']['mean']:.3f}", "at least 0.9"),
+        ("clinical: mean AUROC", f"{result['skincon_mean_auroc']['mean']:.3f}", "at least 0.95"),
+        ("true from shuffled pairs by consistency, AUROC", separated, "at least 0.95"),
+    ]
+
+
+def _overlap(result: Result) -> list[Row]:
+    worst = max(mode["accounting_error"] for mode in result["figures"].values())
+    speedups = [(f"samples/s at {name}, times those at 0", f"{times:.2f}") for name, times in result["speedup"].items()]
+    return [
+        *((what, times, "at least 1.6" if what.endswith("=1, times those at 0") else "") for what, times in speedups),
+        ("busy time and named waits, against wall time", f"within {worst:.2%}", "within 2 %"),
+    ]
+
+
+def _publish(result: Result) -> list[Row]:
+    rows = []
+    for name, found in result["figures"].items():
+        seconds = f"{found['publish_to_loaded_on_all_seconds']['median']:.3f} s"
+        wanted = "at most 0.3 s" if name == "tiny" else "at most 3 times"
+        rows.append(
+            (f"{name}: published and loaded", f"{seconds}, {found['times_plain']:.1f} times plain files", wanted)
+        )
+    return rows
+
+
+def _scaling(result: Result) -> list[Row]:
+    speeds = ", ".join(f"{phase['workers']}: {phase['groups_per_second']:g}" for phase in result["phases"])
+    return [("groups/s by workers", speeds, "follows the workers"), ("ledger", result["ledger"], "nothing lost")]
+
+
+def _bookkeeping(result: Result) -> list[Row]:
+    greedy = result["greedy"]
+    measured = f"{greedy['seconds']:g} s, {greedy['peak_gib']:g} GiB"
+    return [(f"{greedy['items']:,} answers scored and reported", measured, "at most 60 s, 2 GiB")]
+
+
+def _viewer(result: Result) -> list[Row]:
+    slowest = max(result["filter_ms"].values(), key=lambda found: found["median"])
+    return [
+        (
+            f"first page of {result['completions']:,} completions",
+            f"{result['first_page_ms']['median']:g} ms",
+            "under 1 s",
+        ),
+        ("slowest filter", f"{slowest['median']:g} ms", "under 300 ms"),
+    ]
+
+
+SECTIONS: Mapping[str, tuple[str, Callable[[Result], list[Row]]]] = {
+    "demo_phantoms": ("The demo on phantoms", _demo),
+    "prepare": ("Reading images", _prepare),
+    "duplicates": ("Near-duplicates", _duplicates),
+    "reward": ("Rule-based reward", _reward),
+    "concepts": ("Concept model", _concepts),
+    "overlap": ("Rollouts beside updates", _overlap),
+    "publish": ("Adapters to engines", _publish),
+    "scaling": ("Adding and removing workers", _scaling),
+    "bookkeeping": ("Scoring a benchmark", _bookkeeping),
+    "viewer": ("Rollout viewer", _viewer),
+}
+"""By the name of a result's file: the title of its section and what makes its rows."""
+
+
+def _plot_demo(result: Result, axes: Axes) -> None:
+    for seed in result["seeds"]:
+        reward = seed["reward_heldout"]
+        axes.plot([reward["sft"], reward["mavic"]], [seed["seed"]] * 2, color="tab:blue", marker="o", markevery=[1])
+        axes.plot(reward["sft"], seed["seed"], color="tab:gray", marker="o")
+    axes.set(xlabel="held-out reward: fine-tuned (grey), then MAVIC (blue)", ylabel="seed", ylim=(-0.5, None))
+    axes.set_yticks([seed["seed"] for seed in result["seeds"]])
+
+
+def _plot_prepare(result: Result, axes: Axes) -> None:
+    speeds = result["median_images_per_second"]
+    axes.barh(
+        ["plain loop, one core", "datasets.map", "jobs.prepare"],
+        [speeds[n] for n in ("loop", "datasets_map", "prepare")],
+    )
+    axes.set(xlabel="images/s")
+
+
+def _plot_overlap(result: Result, axes: Axes) -> None:
+    names = list(result["figures"])
+    axes.barh(names, [result["figures"][name]["samples_per_second"] for name in names])
+    axes.set(xlabel="samples/s")
+
+
+def _plot_scaling(result: Result, axes: Axes) -> None:
+    labels = [f"{place}. {phase['workers']} workers" for place, phase in enumerate(result["phases"], 1)]
+    axes.barh(labels[::-1], [phase["groups_per_second"] for phase in result["phases"]][::-1])
+    axes.set(xlabel="groups/s")
+
+
+PLOTTED: Mapping[str, Callable[[Result, Axes], None]] = {
+    "demo_phantoms": _plot_demo,
+    "prepare": _plot_prepare,
+    "overlap": _plot_overlap,
+    "scaling": _plot_scaling,
+}
+
+
+if __name__ == "__main__":
+    main()
