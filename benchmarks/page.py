@@ -203,7 +203,7 @@ def _plot_overlap(result: Result, axes: Axes) -> None:
 
 
 def _plot_scaling(result: Result, axes: Axes) -> None:
-    labels = [f"{place}. {phase['workers']} workers" for place, phase in enumerate(result["phases"], 1)]
+    labels = [f"{place}. workers: {phase['workers']}" for place, phase in enumerate(result["phases"], 1)]
     axes.barh(labels[::-1], [phase["groups_per_second"] for phase in result["phases"]][::-1])
     axes.set(xlabel="groups/s")
 
