@@ -4,7 +4,8 @@ Takes the fine-tuned policies and the phantoms of `python -m benchmarks.demo` (r
 15 % lose their reference morphology and 15 % get another image's. A concept model is trained on the same poor
 annotations; MAVIC then runs twice from the same policy, with the consistency term and without it, and both are measured
 against the exact morphology of held-out phantoms. Writes `benchmarks/results/consistency.json`: the paired difference
-of morphology agreement, with minus without, for each seed and over all of them.
+of morphology agreement, with minus without, for each seed and over all of them. What an earlier call trained and
+measured for the same steps and epochs is read, not run again.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from jobs.cluster import ray_session
 STAGES = Path("configs/demo")
 MISSING, WRONG = 0.15, 0.15
 ARMS = ("without", "with")
+DONE = "finished.json"
 
 
 def main() -> None:
@@ -45,9 +47,11 @@ def main() -> None:
     for seed in arguments.seeds:
         root = Path(f"runs/benchmark-phantoms-seed{seed}").absolute()
         folder = Path(f"runs/benchmark-consistency-seed{seed}").absolute()
-        shutil.rmtree(folder, ignore_errors=True)
-        with ray_session():
-            facts, agreement = one_seed(root, folder, seed, arguments)
+        if not measured(folder, arguments):
+            shutil.rmtree(folder, ignore_errors=True)
+            with ray_session():
+                run_seed(root, folder, seed, arguments)
+        facts, agreement = figures(folder, seed)
         seeds.append(facts | {"difference": difference(agreement)})
         agreements.append(agreement)
         result = {
@@ -63,22 +67,22 @@ def main() -> None:
     print(json.dumps(result["all_seeds"]))
 
 
-def one_seed(
-    root: Path, folder: Path, seed: int, arguments: argparse.Namespace
-) -> tuple[dict[str, Any], np.ndarray[Any, np.dtype[np.float64]]]:
-    """What the runs of one seed came to, and the agreement of each arm by test prompt, [2, prompts]."""
+def measured(folder: Path, arguments: argparse.Namespace) -> bool:
+    """Whether `folder` holds the finished runs that `arguments` ask for."""
+    done = folder / DONE
+    return done.exists() and json.loads(done.read_text()) == [arguments.steps, arguments.epochs]
+
+
+def run_seed(root: Path, folder: Path, seed: int, arguments: argparse.Namespace) -> None:
+    """Train the concept model and both arms of one seed, and evaluate them."""
     data = folder / "data"
     spoil(root / "data", data, seed)
     settings = {"run": folder / "concepts", "data": data, "seed": seed, "epochs": arguments.epochs}
     concepts.run(load(ConceptsConfig, STAGES / "concepts.yaml", overrides(settings)))
-    measured = json.loads((folder / "concepts/evaluation.json").read_text())
-    agreement = []
-    facts: dict[str, Any] = {"seed": seed, "field_accuracy_of_the_concept_model": measured["concepts"]}
     for arm in ARMS:
-        run = folder / arm
         model = folder / "concepts/checkpoints/latest/model" if arm == "with" else "null"
         settings = {
-            "run": run,
+            "run": folder / arm,
             "data": data,
             "seed": seed,
             "steps": arguments.steps,
@@ -86,10 +90,19 @@ def one_seed(
             "reward.concepts": model,
         }
         mavic.run(load(MavicConfig, STAGES / "mavic.yaml", overrides(settings)))
-        settings = {"run": run, "data": root / "data", "seed": seed}
-        evaluation = evaluate.run(load(EvaluateConfig, STAGES / "evaluate.yaml", overrides(settings)))
-        facts[arm] = json.loads(evaluation.model_dump_json())["after"]["sampled"]
-        rows = rollouts.read(run / evaluate.COMPLETIONS / f"{evaluate.AFTER}.parquet")
+        settings = {"run": folder / arm, "data": root / "data", "seed": seed}
+        evaluate.run(load(EvaluateConfig, STAGES / "evaluate.yaml", overrides(settings)))
+    (folder / DONE).write_text(json.dumps([arguments.steps, arguments.epochs]))
+
+
+def figures(folder: Path, seed: int) -> tuple[dict[str, Any], np.ndarray[Any, np.dtype[np.float64]]]:
+    """What the runs of one seed came to, and the agreement of each arm by test prompt, [2, prompts]."""
+    concept_model = json.loads((folder / "concepts/evaluation.json").read_text())
+    facts: dict[str, Any] = {"seed": seed, "field_accuracy_of_the_concept_model": concept_model["concepts"]}
+    agreement = []
+    for arm in ARMS:
+        facts[arm] = json.loads((folder / arm / "evaluation.json").read_text())["after"]["sampled"]
+        rows = rollouts.read(folder / arm / evaluate.COMPLETIONS / f"{evaluate.AFTER}.parquet")
         agreement.append(by_prompt([row for row in rows if not row.greedy]))
     prompts = sorted(agreement[0])
     return facts, np.array([[one[prompt] for prompt in prompts] for one in agreement])
