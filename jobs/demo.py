@@ -1,4 +1,4 @@
-"""Runs the whole chain on a small scale: prepare, sft, concepts, mavic, evaluate and serve, on phantoms or on HAM10000.
+"""Runs the whole chain on a small scale: concepts, prepare, sft, mavic, evaluate and serve, on phantoms or on HAM10000.
 
 The policy is a Qwen3-VL of about two million parameters. Ends with a printed summary, `summary.json` and a
 self-contained `report.html` in `out`. Stages that are done are not done again: remove `out` to begin anew.
@@ -56,16 +56,18 @@ def run(config: DemoConfig) -> Summary:
     """Run every stage that is not done yet, and write summary and report."""
     out = config.out
     data, base, sft_run, mavic_run = out / "data", out / "base", out / "sft", out / "mavic"
-    preparing = _stage(
-        PrepareConfig,
-        config,
-        "prepare" if config.source == "phantoms" else f"prepare-{config.source}",
-        {"out": data, "seed": config.seed} | ({"sources.0.root": config.root} if config.root else {}),
-    )
     tuning = _stage(SftConfig, config, "sft", {"run": sft_run, "data": data, "model.path": base, "seed": config.seed})
     tuned = sft_run / "checkpoints/latest/model"
     expert, concepts_run = out / "expert", out / "concepts"
-    learned = concepts_run / "checkpoints/latest/model" if config.source == "phantoms" else None
+    learned = concepts_run / "checkpoints/latest/model"
+    drawn = config.source == "phantoms"
+    real = {"concepts": learned} | ({"sources.0.root": config.root} if config.root else {})
+    preparing = _stage(
+        PrepareConfig,
+        config,
+        "prepare" if drawn else f"prepare-{config.source}",
+        {"out": data, "seed": config.seed} | ({} if drawn else real),
+    )
     annotating = _stage(PrepareConfig, config, "prepare-concepts", {"out": expert, "seed": config.seed})
     seeing = _stage(ConceptsConfig, config, "concepts", {"run": concepts_run, "data": expert, "seed": config.seed})
     prompts = {"data": data, "sources": [config.source]}
@@ -77,7 +79,7 @@ def run(config: DemoConfig) -> Summary:
             "run": mavic_run,
             "model.path": tuned,
             "seed": config.seed,
-            "reward.concepts": "null" if learned is None else learned,
+            "reward.concepts": learned if drawn else "null",
         }
         | prompts,
     )
@@ -87,16 +89,15 @@ def run(config: DemoConfig) -> Summary:
 
     seconds = Seconds(out)
     with PeakMemory() as memory, ray_session():
+        with seconds.of("concepts"):
+            prepare.run(annotating)
+            concepts.run(seeing)
         with seconds.of("prepare"):
             prepare.run(preparing)
         with seconds.of("base"):
             _build_base(base, config.base)
         with seconds.of("sft"):
             sft.run(tuning)
-        if learned is not None:
-            with seconds.of("concepts"):
-                prepare.run(annotating)
-                concepts.run(seeing)
         with seconds.of("mavic"):
             mavic.run(training)
         with seconds.of("evaluate"):

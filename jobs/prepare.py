@@ -29,6 +29,7 @@ from dermo_ray.config.prepare import PrepareConfig
 from dermo_ray.config.sources import SourceConfig
 from dermo_ray.config.teacher import TeacherSettings
 from dermo_ray.data.corpus import write_corpus
+from dermo_ray.data.drafts import annotator_of, drafts
 from dermo_ray.data.export import export_llava
 from dermo_ray.data.ingest import IMAGES, block_key, block_path, ingest, store_block
 from dermo_ray.data.listing import Survey, as_tables, entries_of, repeated, survey
@@ -38,7 +39,7 @@ from dermo_ray.data.selection import select
 from dermo_ray.data.sources import Source, open_source
 from dermo_ray.data.splits import BENCHMARK
 from dermo_ray.data.tables import INGESTED, stored_samples, with_annotations
-from dermo_ray.data.teacher.annotate import AnnotationReport, annotate
+from dermo_ray.data.teacher.annotate import Annotation, AnnotationReport, annotate
 from dermo_ray.data.teacher.endpoint import endpoint_teacher
 from dermo_ray.errors import UserError
 from dermo_ray.progress import progress_bar
@@ -96,6 +97,10 @@ def _prepare(
         selection = select(rows, config, taxonomy)
         samples = selection.samples
         facts: dict[str, Any] = {"settings_key": key}
+        if config.concepts is not None:
+            drafted = _drafted(samples, cache, config.concepts)
+            samples = with_annotations(samples, drafted)
+            facts["drafts"] = len(drafted)
         if config.teacher is not None:
             report = asyncio.run(_annotated(samples, cache, config.teacher, taxonomy))
             samples = with_annotations(samples, report.annotations)
@@ -160,6 +165,20 @@ def _ingested(
             for batch in stored.iter_batches(batch_format="pyarrow", batch_size=None):
                 progress.update(pc.sum(batch["rows"]).as_py())
     return pa.concat_tables([repeated(listings), *(pq.read_table(path, schema=INGESTED) for _, path in blocks)])
+
+
+def _drafted(samples: pa.Table, cache: Path, model: Path) -> dict[str, Annotation]:
+    """What the concept model drafts for `samples` without a morphology, by their ids; benchmarks stay as they are."""
+    from dermo_ray.models.concepts import ConceptScorer  # here: it brings torch along
+
+    bare = pc.and_(pc.is_null(samples["annotation"]), pc.not_equal(samples["split"], BENCHMARK))
+    lacking = list(stored_samples(samples.filter(bare)))
+    annotations = {}
+    with progress_bar(len(lacking), "drafts", " images") as bar:
+        for sample_id, draft in drafts(ConceptScorer.of(model), annotator_of(model), lacking, cache):
+            annotations[sample_id] = draft
+            bar.update()
+    return annotations
 
 
 async def _annotated(samples: pa.Table, cache: Path, settings: TeacherSettings, taxonomy: Taxonomy) -> AnnotationReport:

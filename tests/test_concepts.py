@@ -36,7 +36,7 @@ from dermo_ray.models.concepts.losses import TrainingLoss, class_weights, concep
 from dermo_ray.models.concepts.measures import measure
 from dermo_ray.models.concepts.model import activate
 from dermo_ray.models.concepts.ranking import auroc
-from dermo_ray.models.concepts.vocabulary import CONCEPTS, FIELD_SLICES, SCHEMAS, vector
+from dermo_ray.models.concepts.vocabulary import CONCEPTS, FIELD_SLICES, SCHEMAS, likeliest, vector
 from dermo_ray.morphology import DERM7PT_FIELDS, SKINCON_FEATURES, Morphology, agreement
 from dermo_ray.phantom import PhantomSettings, draw
 from dermo_ray.records import GroundTruth
@@ -181,6 +181,15 @@ def test_images_are_encoded_alike_in_a_batch_and_one_by_one(scorer: ConceptScore
         for schema in SCHEMAS:
             assert np.abs(alone.probabilities[schema] - batched.probabilities[schema]).max() < 1e-6
         assert alone.image_fit(PSORIASIS) == pytest.approx(batched.image_fit(PSORIASIS), abs=1e-6)
+
+
+def test_the_likeliest_morphology_is_complete_and_that_of_the_highest_probabilities() -> None:
+    stated = Morphology("derm7pt", fields={name: values[-1] for name, values in DERM7PT_FIELDS.items()})
+    assert likeliest("derm7pt", 0.3 + 0.4 * vector(stated).astype(float)) == stated
+    assert likeliest("skincon", features_of({"Plaque": 0.9, "Scale": 0.5, "Crust": 0.51})).features == {
+        "Plaque",
+        "Crust",
+    }
 
 
 def test_a_model_is_not_asked_about_concepts_that_it_never_learned(images: list[Image.Image]) -> None:

@@ -18,9 +18,12 @@ from PIL import Image
 from ray.exceptions import RayTaskError
 
 from dermo_ray.config import load
+from dermo_ray.config.concepts import EncoderSettings
 from dermo_ray.config.prepare import ImageSettings, PrepareConfig
+from dermo_ray.data.drafts import annotator_of
 from dermo_ray.data.sources import open_source
 from dermo_ray.errors import UserError
+from dermo_ray.models.concepts.encoders import new_model, new_processor
 from dermo_ray.morphology import DERM7PT_FIELDS, DERM7PT_KEY, agreement
 from dermo_ray.records import GroundTruth, Trajectory
 from jobs import prepare
@@ -311,6 +314,25 @@ def test_what_a_teacher_writes_is_marked_and_is_no_reference(ray_cluster, damage
     rows = [row for split in read(out, "trajectories").values() for row in split]
     assert {row["annotator"] is not None for row in rows if row["format"] == "morph_description"} == {True}
     assert all("morph" not in json.loads(row["ground_truth"]) for row in read(out, "rl")["train"])
+
+
+def test_what_a_concept_model_drafts_is_marked_and_is_no_reference(ray_cluster, damaged_ham10000, tmp_path):
+    encoder = EncoderSettings(size=32, widths=(8, 16), depths=(1, 1))
+    model, out = tmp_path / "concepts", tmp_path / "out"
+    new_model(encoder, {}, ["derm7pt"]).save_pretrained(model)
+    new_processor(encoder).save_pretrained(model)
+    config = settings(source="ham10000", root=damaged_ham10000, out=out, concepts=model)
+    prepare.run(config)
+    samples = pq.read_table(out / "samples.parquet").to_pylist()
+    assert all(row["annotation"] and not row["morphology"] for row in samples)
+    assert {row["annotator"] for row in samples} == {annotator_of(model)}
+    rows = [row for split in read(out, "trajectories").values() for row in split]
+    assert {row["annotator"] for row in rows if row["format"] == "morph_reasoning"} == {annotator_of(model)}
+    assert all("morph" not in json.loads(row["ground_truth"]) for row in read(out, "rl")["train"])
+    prepare.run(config)  # unchanged
+    new_model(encoder, {}, ["skincon", "derm7pt"]).save_pretrained(model)
+    with pytest.raises(UserError, match="other settings or data"):
+        prepare.run(config)
 
 
 def test_a_mixture_is_read_into_one_folder(ray_cluster, damaged_ham10000, tmp_path):

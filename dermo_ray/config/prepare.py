@@ -78,6 +78,11 @@ class PrepareConfig(SourceOptions):
     """Which images count as the same picture."""
     teacher: TeacherSettings | None = None
     """A larger model that writes what images lack; null: nobody does."""
+    concepts: AbsolutePath | None = None
+    """A concept model (`jobs.concepts`) that drafts the morphology of images without one; null: nobody does.
+
+    Conversations are written from the drafts, references of rewards are not.
+    """
     balance: bool = False
     """Repeat training records of rare labels until labels are about equally frequent."""
     max_repeat: int = Field(default=10, ge=1)

@@ -44,6 +44,12 @@ def data_card(manifest: Mapping[str, Any]) -> str:
         parts.append("## Examples")
         parts += [f"![{example['label']}]({example['image']}) {example['label']}" for example in manifest["examples"]]
     parts += _evenness(manifest)
+    if "drafts" in manifest:
+        parts.append("## Drafted by a concept model")
+        parts.append(
+            f"The morphology of {manifest['drafts']:,} images, from which conversations are written; the column\n"
+            "`annotator` says by which model. No reference of a reward is machine-made."
+        )
     if "teacher" in manifest:
         parts.append("## Written by a teacher")
         parts.append(

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from dermo_ray.config.prepare import PrepareConfig
+from dermo_ray.data.drafts import annotator_of
 from dermo_ray.data.samples import Entry
 from dermo_ray.taxonomy import Taxonomy
 
@@ -46,13 +47,17 @@ def settings_key(config: PrepareConfig, entries: Mapping[str, Sequence[Entry]], 
     settings = config.model_dump(
         mode="json",
         exclude={
-            **dict.fromkeys((*paths, "out", "cache", "taxonomy", "export", "dry_run", "replace", "unmapped"), True),
+            **dict.fromkeys(
+                (*paths, "out", "cache", "concepts", "taxonomy", "export", "dry_run", "replace", "unmapped"), True
+            ),
             "sources": {"__all__": paths},
             "teacher": {"cache", "concurrency", "timeout", "deadline", "give_up_after"},
         },
     )
     tree = [[leaf.label, leaf.path, leaf.synonyms] for leaf in taxonomy.leaves]
     digest = hashlib.sha256(json.dumps([LAYOUT_VERSION, settings, tree], sort_keys=True).encode())
+    if config.concepts is not None:
+        digest.update(annotator_of(config.concepts).encode())
     for title, listing in entries.items():
         digest.update(title.encode())
         for entry in listing:

@@ -20,7 +20,7 @@ from dermo_ray.models.concepts.configuration import ConceptModelConfig
 from dermo_ray.models.concepts.data import pixels
 from dermo_ray.models.concepts.encoders import load_processor
 from dermo_ray.models.concepts.model import ConceptModel
-from dermo_ray.models.concepts.vocabulary import SCHEMAS, vector
+from dermo_ray.models.concepts.vocabulary import SCHEMAS, likeliest, vector
 from dermo_ray.morphology import Morphology, Schema
 
 FloatArray = npt.NDArray[np.float64]
@@ -42,6 +42,11 @@ class ImageConcepts:
         self.scorer.check_learned(morphology.schema)
         expected = expected_agreement(morphology, self.probabilities[morphology.schema])
         return min(1.0, expected / self._best[morphology.schema])
+
+    def likeliest(self, schema: Schema) -> Morphology:
+        """The morphology that the model would state itself. Raises `UserError` for a schema that it never learned."""
+        self.scorer.check_learned(schema)
+        return likeliest(schema, self.probabilities[schema])
 
     def diagnosis_fit(self, morphology: Morphology, label: str) -> float:
         """See `ConceptScorer.diagnosis_fit`; the image plays no part in it."""

@@ -34,6 +34,17 @@ FIELD_SLICES: Mapping[str, slice] = MappingProxyType(
 _PLACES = {schema: {name: place for place, name in enumerate(names)} for schema, names in CONCEPTS.items()}
 
 
+def likeliest(schema: Schema, probabilities: npt.NDArray[np.float64]) -> Morphology:
+    """The likeliest value of each Derm7pt field [28], or the SkinCon features more likely there than not [48]."""
+    if schema == "skincon":
+        present = (name for name, p in zip(SKINCON_FEATURES, probabilities, strict=True) if p > 0.5)
+        return Morphology("skincon", features=frozenset(present))
+    fields = {
+        field: values[int(probabilities[FIELD_SLICES[field]].argmax())] for field, values in DERM7PT_FIELDS.items()
+    }
+    return Morphology("derm7pt", fields=fields)
+
+
 def vector(morphology: Morphology) -> npt.NDArray[np.float32]:
     """1 at each place that is stated, 0 elsewhere; [48] or [28]. A Derm7pt field that is missing has no 1."""
     places = _PLACES[morphology.schema]
