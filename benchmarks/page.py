@@ -81,6 +81,11 @@ def _demo(result: Result) -> list[Row]:
     return rows
 
 
+def _adapter_parity(result: Result) -> list[Row]:
+    measured = f"{result['equal']} of {result['prompts']}"
+    return [("greedy answers of transformers and of stock vLLM that are equal", measured, "at least 95 %")]
+
+
 def _prepare(result: Result) -> list[Row]:
     memory = ", ".join(f"{gib:g} GiB for {int(size):,} images" for size, gib in result["peak_memory_gib"].items())
     return [
@@ -165,6 +170,7 @@ def _viewer(result: Result) -> list[Row]:
 
 SECTIONS: Mapping[str, tuple[str, Callable[[Result], list[Row]]]] = {
     "demo_phantoms": ("The demo on phantoms", _demo),
+    "adapter_parity": ("The adapter elsewhere", _adapter_parity),
     "prepare": ("Reading images", _prepare),
     "duplicates": ("Near-duplicates", _duplicates),
     "reward": ("Rule-based reward", _reward),
