@@ -34,8 +34,9 @@ def main() -> None:
         subprocess.run([sys.executable, "-m", "jobs.demo", "configs/demo/demo.yaml", *settings], check=True)
         summaries[seed] = json.loads((out / "summary.json").read_text())
         measured = sorted(summaries)
+        source = arguments.source + (" ROOT" if arguments.root else "")
         result = {
-            "command": f"python -m benchmarks.demo {arguments.source} --seeds {' '.join(map(str, measured))}",
+            "command": f"python -m benchmarks.demo {source} --seeds {' '.join(map(str, measured))}",
             "machine": describe(),
             "seeds": [summaries[each] for each in measured],
         }

@@ -81,6 +81,18 @@ def _demo(result: Result) -> list[Row]:
     return rows
 
 
+def _demo_on_real_images(result: Result) -> list[Row]:
+    seed = result["seeds"][0]
+    balanced, valid = seed["balanced_accuracy"], seed["format_valid"]
+    low, high = balanced["ci95"]
+    both = f"{balanced['sft']:.3f}, {balanced['mavic']:.3f}"
+    return [
+        ("balanced accuracy over seven classes, after sft and after mavic", both, "above chance, 0.143"),
+        ("difference", f"{balanced['diff']:+.3f} [{low:+.3f}, {high:+.3f}]", ""),
+        ("valid completions, after sft and after mavic", f"{valid['sft']:.3f}, {valid['mavic']:.3f}", ""),
+    ]
+
+
 def _adapter_parity(result: Result) -> list[Row]:
     measured = f"{result['equal']} of {result['prompts']}"
     return [("greedy answers of transformers and of stock vLLM that are equal", measured, "at least 95 %")]
@@ -170,6 +182,7 @@ def _viewer(result: Result) -> list[Row]:
 
 SECTIONS: Mapping[str, tuple[str, Callable[[Result], list[Row]]]] = {
     "demo_phantoms": ("The demo on phantoms", _demo),
+    "demo_ham10000": ("The demo on HAM10000", _demo_on_real_images),
     "adapter_parity": ("The adapter elsewhere", _adapter_parity),
     "prepare": ("Reading images", _prepare),
     "duplicates": ("Near-duplicates", _duplicates),
