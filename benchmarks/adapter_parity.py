@@ -8,6 +8,7 @@ Writes `benchmarks/results/adapter_parity.json`.
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 import vllm
@@ -38,8 +39,8 @@ def main() -> None:
     texts = [prompt_text(processor, [{"from": "human", "value": prompt.prompt}]) for prompt in prompts]
     images = [Image.open(arguments.data / prompt.image).convert("RGB") for prompt in prompts]
     adapter = arguments.run / "checkpoints/latest/adapter"
-    by_transformers = answers_of_transformers(config, adapter, texts, images)
-    by_vllm = answers_of_vllm(config, adapter, texts, images)
+    by_transformers = answers_of_transformers(config, processor, adapter, texts, images)
+    by_vllm = answers_of_vllm(config, processor, adapter, texts, images)
     equal = sum(one == other for one, other in zip(by_transformers, by_vllm, strict=True))
     result = {
         "command": f"python -m benchmarks.adapter_parity {arguments.run} {arguments.data}",
@@ -54,10 +55,9 @@ def main() -> None:
 
 
 def answers_of_transformers(
-    config: MavicConfig, adapter: Path, texts: list[str], images: list[Image.Image]
+    config: MavicConfig, processor: Any, adapter: Path, texts: list[str], images: list[Image.Image]
 ) -> list[list[int]]:
     """The tokens of each greedy answer, without that which ends it."""
-    processor = load_processor(config.model.path)
     policy = PeftModel.from_pretrained(load_policy(config.model), adapter).eval()
     banned = banned_token_ids(processor, policy.config.get_text_config().vocab_size)
     answers = []
@@ -72,10 +72,11 @@ def answers_of_transformers(
     return answers
 
 
-def answers_of_vllm(config: MavicConfig, adapter: Path, texts: list[str], images: list[Image.Image]) -> list[list[int]]:
+def answers_of_vllm(
+    config: MavicConfig, processor: Any, adapter: Path, texts: list[str], images: list[Image.Image]
+) -> list[list[int]]:
     """The same of vLLM."""
     assert config.lora is not None
-    processor = load_processor(config.model.path)
     llm = vllm.LLM(
         str(config.model.path),
         dtype=config.model.dtype,
@@ -85,11 +86,12 @@ def answers_of_vllm(config: MavicConfig, adapter: Path, texts: list[str], images
         kv_cache_memory_bytes=2**28,
         generation_config="vllm",
     )
+    end = end_of_turn_id(processor)
     banned = banned_token_ids(processor, llm.model_config.get_vocab_size())
     sampling = vllm.SamplingParams(
         temperature=0,
         max_tokens=config.rollout.max_tokens,
-        stop_token_ids=[end_of_turn_id(processor)],
+        stop_token_ids=[end],
         logit_bias=dict.fromkeys(banned, -100.0),
     )
     outputs = llm.generate(
@@ -97,7 +99,6 @@ def answers_of_vllm(config: MavicConfig, adapter: Path, texts: list[str], images
         sampling,
         lora_request=LoRARequest("policy", 1, str(adapter)),
     )
-    end = end_of_turn_id(processor)
     return [[token for token in output.outputs[0].token_ids if token != end] for output in outputs]
 
 

@@ -36,7 +36,7 @@ def begin(checkpoints: Path, step: int) -> Path:
 def commit(partial: Path, state: dict[str, Any]) -> Path:
     """Write `state.json` and the manifest of hashes, give the folder its final name and point `latest` at it."""
     (partial / STATE).write_text(json.dumps(state, indent=2))
-    files = {str(path.relative_to(partial)): _sha256(path) for path in sorted(partial.rglob("*")) if path.is_file()}
+    files = {str(path.relative_to(partial)): file_sha256(path) for path in sorted(partial.rglob("*")) if path.is_file()}
     (partial / MANIFEST).write_text(json.dumps({"files": files}, indent=2))
     return adopt(partial)
 
@@ -80,7 +80,7 @@ def verify(checkpoint: Path) -> None:
         path = checkpoint / name
         if not path.is_file():
             raise UserError(f"{checkpoint} is damaged: {name} is missing")
-        if _sha256(path) != digest:
+        if file_sha256(path) != digest:
             raise UserError(f"{checkpoint} is damaged: {name} is not what was written")
 
 
@@ -151,6 +151,7 @@ def step_name(step: int) -> str:
     return f"step_{step:06d}"
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -329,6 +329,10 @@ def test_what_a_concept_model_drafts_is_marked_and_is_no_reference(ray_cluster, 
     rows = [row for split in read(out, "trajectories").values() for row in split]
     assert {row["annotator"] for row in rows if row["format"] == "morph_reasoning"} == {annotator_of(model)}
     assert all("morph" not in json.loads(row["ground_truth"]) for row in read(out, "rl")["train"])
+    missing = settings(source="ham10000", root=damaged_ham10000, out=tmp_path / "other", concepts=tmp_path / "nowhere")
+    with pytest.raises(UserError, match="holds no concept model"):
+        prepare.run(missing)
+    assert not missing.out.exists()
     prepare.run(config)  # unchanged
     new_model(encoder, {}, ["skincon", "derm7pt"]).save_pretrained(model)
     with pytest.raises(UserError, match="other settings or data"):

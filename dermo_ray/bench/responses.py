@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import Field
 
 from dermo_ray.bench.tasks import TASKS, Answer, BenchItem, TaskId
+from dermo_ray.checkpoints import file_sha256
 from dermo_ray.config.bench import BenchSettings, Method
 from dermo_ray.records import Record
 
@@ -115,8 +116,7 @@ def item_seed(item: BenchItem, seed: int) -> int:
 @lru_cache(maxsize=65_536)
 def file_hash(path: str) -> str:
     """SHA-256 of a file; images and weights don't change while a policy is asked."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(Path(path))
 
 
 def weights_hash(folders: Sequence[Path], facts: Mapping[str, Any]) -> str:

@@ -5,7 +5,6 @@ Invariant: a draft is machine-made and marked so; conversations may be written f
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,8 +12,10 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from dermo_ray.checkpoints import file_sha256
 from dermo_ray.data.samples import StoredSample
 from dermo_ray.data.teacher.annotate import Annotation
+from dermo_ray.errors import UserError
 from dermo_ray.morphology import SCHEMA_FOR_MODALITY
 
 if TYPE_CHECKING:
@@ -43,7 +44,11 @@ def drafts(
 
 
 def annotator_of(model: Path) -> str:
-    """What samples and records say of a concept model's drafts: JSON with the checksum of its weights."""
-    with (model / "model.safetensors").open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return json.dumps({"morphology": {"model": "concept model", "sha256": digest}})
+    """What samples and records say of a concept model's drafts: JSON with the checksum of its weights.
+
+    Raises `UserError` where the folder holds no weights.
+    """
+    weights = model / "model.safetensors"
+    if not weights.is_file():
+        raise UserError(f"{model} holds no concept model: {weights.name} is missing")
+    return json.dumps({"morphology": {"model": "concept model", "sha256": file_sha256(weights)}})

@@ -158,7 +158,8 @@ def with_annotations(samples: pa.Table, annotations: Mapping[str, Annotation]) -
             columns["annotation"][index] = json.dumps(added.morphology.to_json())
         columns["description"][index] = added.description
         columns["reasoning"][index] = added.reasoning
-        columns["annotator"][index] = added.annotator
+        made_before = json.loads(columns["annotator"][index] or "{}")
+        columns["annotator"][index] = json.dumps(made_before | json.loads(added.annotator), sort_keys=True)
     for name, values in columns.items():
         samples = samples.set_column(samples.schema.get_field_index(name), name, pa.array(values, pa.string()))
     return samples
