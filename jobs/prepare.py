@@ -51,7 +51,7 @@ from jobs.command import main
 
 CONFIG = PrepareConfig
 
-_IMAGES_PER_TASK = 64
+_IMAGES_PER_TASK = 256
 """Enough to outweigh the cost of a task, few enough for the progress bar to move."""
 
 

@@ -65,9 +65,10 @@ def test_no_damage_to_a_file_makes_loading_fail_in_another_way(tmp_path):
     assert {"kept", "not_an_image", "damaged_image"} <= outcomes <= {*KINDS, "kept"}
 
 
-def test_a_stored_image_is_upright_rgb_without_metadata_and_named_by_its_content(tmp_path):
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_a_stored_image_is_upright_rgb_without_metadata_and_named_by_its_content(mode, tmp_path):
     original = tmp_path / "original.jpg"
-    turned = Image.new("L", (80, 40), 200)
+    turned = Image.new(mode, (80, 40), (200, 100, 50, 0)[: len(mode)] if mode != "L" else 200)
     exif = turned.getexif()
     exif[0x0112] = 6  # the camera was turned: show the image rotated by a quarter
     exif[0x010F] = "a camera's maker"
