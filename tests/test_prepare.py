@@ -149,8 +149,8 @@ def test_a_run_that_was_cut_off_goes_on_where_it_was(ray_cluster, tmp_path):
     job = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         deadline = time.monotonic() + 120
-        while len(list(blocks.rglob("*.parquet"))) < 3:
-            assert time.monotonic() < deadline, "no block was stored within 120 s"
+        while len(list(blocks.rglob("*.parquet"))) < 2:
+            assert time.monotonic() < deadline, "no two blocks were stored within 120 s"
             assert job.poll() is None, "it was done before it could be cut off"
             time.sleep(0.05)
     finally:
