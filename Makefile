@@ -7,7 +7,7 @@ PYTHON := .venv/bin/python
 UV := .venv/bin/uv
 READY := .venv/.ready-$(VARIANT)
 
-.PHONY: setup demo test test-all lint lock head worker docs reference dist clean
+.PHONY: setup demo test test-all bench-check lint lock head worker docs reference dist clean
 
 setup: $(READY)
 
@@ -26,6 +26,10 @@ test: setup
 
 test-all: setup
 	$(PYTHON) -m pytest
+
+# The quick benchmarks again, against the committed ratios.
+bench-check: setup
+	$(PYTHON) -m benchmarks.check $(ARGS)
 
 lint: setup
 	.venv/bin/ruff check .
