@@ -367,6 +367,7 @@ def test_a_folder_that_is_no_prepared_one_is_left_alone(tmp_path):
         (["sources=[{name: phantoms, count: 5, rot: y}]", "out=x"], "did you mean sources.0.root"),
         (["sources=[{name: phantoms, count: 5}]", "count=5", "out=x"], "count belongs to one source"),
         (["sources=[{name: phantoms, count: 5}, {name: phantoms, count: 6}]", "out=x"], "names a data set twice"),
+        (["sources=[{name: ddi, root: y, use: train}]", "out=x"], "ddi is a benchmark, which is never trained on"),
         (["source=phantoms", "count=5", "out=x", "split.val=0.6", "split.test=0.4"], "leave nothing to train on"),
     ],
 )
@@ -374,6 +375,12 @@ def test_a_wrong_setting_is_explained_in_one_line(overrides, message):
     with pytest.raises(UserError, match=message) as caught:
         load(PrepareConfig, None, overrides)
     assert "\n" not in str(caught.value)
+
+
+def test_a_source_that_is_there_to_measure_with_is_a_benchmark_without_being_told():
+    config = load(PrepareConfig, None, ["sources=[{name: ddi, root: y}, {name: phantoms, count: 5}]", "out=x"])
+    assert [source.use for source in config.mixture] == ["benchmark", "train"]
+    assert load(PrepareConfig, None, ["source=ddi", "root=y", "out=x"]).mixture[0].use == "benchmark"
 
 
 def test_the_demo_settings_are_valid():
