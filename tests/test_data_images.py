@@ -86,6 +86,45 @@ def test_a_stored_image_is_upright_rgb_without_metadata_and_named_by_its_content
         assert not {"exif", "comment", "icc_profile"} & stored.info.keys()
 
 
+@pytest.mark.parametrize(
+    ("kind", "depth"), [("png", np.uint16), ("tif", np.uint16), ("tif", np.int32), ("tif", np.float32)]
+)
+def test_deep_greys_keep_their_shades(kind, depth, tmp_path):
+    ramp = np.linspace(1_000, 5_000, 40 * 40).reshape(40, 40).astype(depth)
+    Image.fromarray(ramp).save(tmp_path / f"deep.{kind}")
+    shown = np.asarray(load(tmp_path / f"deep.{kind}", SETTINGS))
+    assert (shown.min(), shown.max(), shown.ndim) == (0, 255, 3)
+    assert (np.diff(shown[..., 0].ravel().astype(int)) >= 0).all()
+    assert abs(float(shown.mean()) - 127) < 1
+
+
+def test_a_deep_grey_picture_of_one_shade_or_without_numbers_does_no_harm(tmp_path):
+    Image.fromarray(np.full((40, 40), 7_000, np.uint16)).save(tmp_path / "flat.png")
+    assert load(tmp_path / "flat.png", SETTINGS).mode == "RGB"
+    Image.fromarray(np.full((40, 40), np.nan, np.float32)).save(tmp_path / "nothing.tif")
+    assert reason(tmp_path / "nothing.tif") == "damaged_image"
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB"])
+def test_transparent_places_are_white(mode, tmp_path):
+    colours = {
+        "RGBA": ((9, 9, 9, 255), (0, 0, 0, 0)),
+        "LA": ((9, 255), (0, 0)),
+        "P": (1, 0),
+        "RGB": ((9,) * 3, (0,) * 3),
+    }
+    opaque, transparent = colours[mode]
+    drawn = Image.new(mode, (40, 40), opaque)
+    if mode == "P":
+        drawn.putpalette([0, 0, 0, 9, 9, 9])
+    drawn.paste(transparent, (0, 0, 40, 20))
+    one_colour = {} if mode.endswith("A") else {"transparency": transparent}
+    drawn.save(tmp_path / "a.png", **one_colour)
+    shown = np.asarray(load(tmp_path / "a.png", SETTINGS))
+    assert (shown[:20] == 255).all()
+    assert (shown[20:] == 9).all()
+
+
 def test_storing_the_same_picture_twice_leaves_one_file(tmp_path):
     assert store(picture(40, 40), tmp_path, PNG) == store(picture(40, 40), tmp_path, PNG)
     assert sum(path.is_file() for path in tmp_path.rglob("*")) == 1

@@ -73,9 +73,27 @@ def _decode(image: Image.Image, settings: ImageSettings) -> Image.Image:
             image.draft("RGB", (settings.max_side, settings.max_side))  # lets a JPEG decode at a fraction of its size
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
-        return image if image.mode == "RGB" else image.convert("RGB")
+        return image if image.mode == "RGB" and "transparency" not in image.info else _as_rgb(image)
+    except Reject:
+        raise
     except Exception:  # as above; a truncated file is an OSError among them
         raise Reject("damaged_image") from None
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    """What a person would see: deep greys over the range that they use, transparent places on white."""
+    if image.mode.startswith(("I", "F")):  # 16 or 32 bits, which Pillow would cut off at 255
+        values = np.asarray(image).astype(np.float32)
+        low, high = values.min(), values.max()
+        if not np.isfinite([low, high]).all():
+            raise Reject("damaged_image")
+        return Image.fromarray(np.uint8((values - low) * (255 / ((high - low) or 1)))).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    shown = image.convert("RGBA")
+    white = Image.new("RGB", shown.size, "white")
+    white.paste(shown, mask=shown.getchannel("A"))
+    return white
 
 
 def store(image: Image.Image, folder: Path, settings: ImageSettings) -> str:

@@ -28,7 +28,7 @@ IMAGES = "images"
 BLOCKS = "rows"
 """The folder of the stored blocks, inside a cache."""
 
-_VERSION = 3
+_VERSION = 4
 """Goes up when the same entry gives another row or another image than before."""
 
 
