@@ -31,7 +31,7 @@ from dermo_ray.config.teacher import TeacherSettings
 from dermo_ray.data.corpus import write_corpus
 from dermo_ray.data.drafts import annotator_of, drafts
 from dermo_ray.data.export import export_llava
-from dermo_ray.data.ingest import IMAGES, block_key, block_path, ingest, store_block
+from dermo_ray.data.ingest import IMAGES, block_key, block_path, ingest, is_stored, store_block
 from dermo_ray.data.listing import Survey, as_tables, entries_of, repeated, survey
 from dermo_ray.data.manifest import read_manifest, settings_key, unknown_labels
 from dermo_ray.data.samples import Entry
@@ -147,7 +147,9 @@ def _ingested(
     ]
     (cache / IMAGES).mkdir(parents=True, exist_ok=True)
     new = [
-        table.append_column("block", pa.array([str(path)] * len(table))) for table, path in blocks if not path.exists()
+        table.append_column("block", pa.array([str(path)] * len(table)))
+        for table, path in blocks
+        if not is_stored(path)
     ]
 
     def ingest_block(table: pa.Table) -> pa.Table:

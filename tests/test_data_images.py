@@ -1,5 +1,6 @@
 """Images: what is refused, and what a stored file looks like."""
 
+import errno
 import hashlib
 
 import numpy as np
@@ -47,6 +48,20 @@ def test_each_kind_of_bad_file_is_refused_by_its_own_name(tmp_path):
     assert reason(tmp_path / "truncated.jpg") == "damaged_image"
     assert reason(tmp_path / "flat.jpg") == "image_too_small"
     assert reason(good, ImageSettings(max_pixels=64 * 48 - 1)) == "image_too_large"
+
+
+def test_a_file_that_can_not_be_read_is_refused_and_no_failure(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    assert reason(tmp_path / "file" / "below.jpg") == "unreadable_file"
+    assert reason(tmp_path / ("x" * 300)) == "unreadable_file"
+    assert reason(tmp_path / "a\0b") == "unreadable_file"
+    for error in (PermissionError(errno.EACCES, "no"), OSError(errno.EIO, "no")):
+
+        def fail(path, error=error):
+            raise error
+
+        monkeypatch.setattr("pathlib.Path.read_bytes", fail)
+        assert reason(tmp_path / "file") == "unreadable_file"
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -124,7 +124,7 @@ class SourceConfig(SourceOptions):
     alias: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9_-]*$")
     """What records call it instead of its name; needed where `folder` or `table` stands in a mixture twice."""
     use: Literal["train", "benchmark"] = "train"
-    """benchmark: its images make no record, and no image that looks like one of them is trained on; always so for ddi."""
+    """benchmark: its images make no record, and no image that looks like one of them is trained on; ddi always is."""
 
     @property
     def title(self) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dermo_ray.config.prepare import ImageSettings
-from dermo_ray.data.samples import Pixels, Reject
+from dermo_ray.data.samples import UNREADABLE, Pixels, Reject
 from dermo_ray.staging import staged_file
 
 _DIGEST_CHARACTERS = 32
@@ -22,7 +22,7 @@ _DIGEST_CHARACTERS = 32
 def load(source: Path | Pixels, settings: ImageSettings) -> Image.Image:
     """The image, upright, in RGB and without metadata, scaled down to `settings.max_side` where that is set.
 
-    Raises `Reject` for a file that is missing, empty, no image, damaged or truncated, too large or too small.
+    Raises `Reject` for a file that is missing, unreadable, empty, no image, damaged or truncated, too large or small.
     """
     image = _open(source) if isinstance(source, Path) else Image.fromarray(source)
     if image.width * image.height > settings.max_pixels:
@@ -55,6 +55,8 @@ def _open(path: Path) -> Image.Image:
         data = path.read_bytes()
     except (FileNotFoundError, IsADirectoryError):
         raise Reject("missing_file") from None
+    except (OSError, ValueError):  # no permission, a failing disk, a name that no file can have
+        raise Reject(UNREADABLE) from None
     if not data:
         raise Reject("empty_file")
     try:

@@ -2,7 +2,7 @@
 
 Invariants: `ingest` returns a row for every entry, usable or rejected, and reading the same entry again gives the same
 row, wherever that happens. A block of rows is stored after its images, under a key of everything it depends on, so
-that a block that is there need not be read again.
+that a block that is there need not be read again, unless files could not be read.
 """
 
 import hashlib
@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dermo_ray.config.prepare import ImageSettings
 from dermo_ray.config.sources import SourceConfig
 from dermo_ray.data import images
 from dermo_ray.data.duplicates import perceptual_hash
-from dermo_ray.data.samples import Entry, Reject
+from dermo_ray.data.samples import UNREADABLE, Entry, Reject
 from dermo_ray.data.sources import Source
 from dermo_ray.data.tables import INGESTED
 from dermo_ray.morphology import Morphology
@@ -66,6 +67,11 @@ def block_key(listing: pa.Table, source: SourceConfig, settings: ImageSettings, 
 def block_path(cache: Path, key: str) -> Path:
     """Where the rows called `key` are stored."""
     return cache / BLOCKS / key[:2] / f"{key}.parquet"
+
+
+def is_stored(path: Path) -> bool:
+    """Whether the rows are there, of files that could all be read: permissions and disks are mended without a trace."""
+    return path.exists() and not pc.any(pc.equal(pq.read_table(path, columns=["reject"])["reject"], UNREADABLE)).as_py()
 
 
 def store_block(rows: list[dict[str, Any]], path: Path) -> None:

@@ -120,14 +120,19 @@ def image_files(root: Path, below: Iterable[str] = ("",)) -> Iterator[ImageFile]
 def _walk(folder: str | Path) -> Iterator[os.DirEntry[str]]:
     if not os.path.isdir(folder):
         return
-    with os.scandir(folder) as found:
-        for item in found:
-            if item.name.startswith("."):  # macOS leaves ._NAME.jpg beside an unpacked NAME.jpg
-                continue
-            if item.is_dir():
-                yield from _walk(item.path)
-            elif item.is_file() and os.path.splitext(item.name)[1].lower() in IMAGE_SUFFIXES:
-                yield item
+    try:
+        found = list(os.scandir(folder))
+    except OSError as error:
+        raise UserError(
+            f"can't list {folder} ({error.strerror}): mend its permissions, or name another root"
+        ) from error
+    for item in found:
+        if item.name.startswith("."):  # macOS leaves ._NAME.jpg beside an unpacked NAME.jpg
+            continue
+        if item.is_dir():
+            yield from _walk(item.path)
+        elif item.is_file() and os.path.splitext(item.name)[1].lower() in IMAGE_SUFFIXES:
+            yield item
 
 
 def images_by_stem(root: Path, below: Iterable[str], expected: str) -> dict[str, ImageFile]:
