@@ -1,8 +1,62 @@
 """What is read again, what is taken from the cache, and what names and contents may be: the first half of preparing."""
 
+import json
+import os
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
-from dermo_ray.data.ingest import is_stored, store_block
+from PIL import Image
+
+from dermo_ray.config.prepare import ImageSettings
+from dermo_ray.config.sources import SourceConfig
+from dermo_ray.data.ingest import ingest, is_stored, store_block
+from dermo_ray.data.listing import as_tables, entries_of, survey
+from dermo_ray.data.sources import open_source
+
+
+def read_all(config: SourceConfig, out: Path) -> list[dict[str, Any]]:
+    """A row for each entry, sent to a worker and stored as the job does."""
+    source = open_source(config, seed=0)
+    entries = source.entries()
+    assert survey(source, entries).entries == len(entries)
+    tables = list(as_tables(config.title, entries, 100))
+    rows = [
+        ingest(entry, config.title, source, ImageSettings(), out) for table in tables for entry in entries_of(table)
+    ]
+    store_block(rows, out / "block.parquet")
+    return rows
+
+
+def verdicts(rows: list[dict[str, Any]]) -> Counter[str]:
+    return Counter(row["reject"] or "kept" for row in rows)
+
+
+def test_a_name_or_folder_that_is_no_utf8_costs_its_own_image(tmp_path: Path) -> None:
+    for name in (b"nevus/1.jpg", b"nevus/caf\xe9.jpg", b"n\xe6vus/2.jpg"):
+        path = Path(os.fsdecode(os.fsencode(tmp_path / "root") + b"/" + name))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40)).save(path, "JPEG")
+    rows = read_all(SourceConfig(name="folder", root=tmp_path / "root", modality="clinical"), tmp_path)
+    assert verdicts(rows) == {"kept": 1, "malformed_row": 2}
+    assert len({row["id"] for row in rows}) == 3
+
+
+def test_half_a_surrogate_pair_in_any_cell_costs_its_own_row(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.jpg")
+    whole = {"image": "a.jpg", "label": "nevus", "patient": "7", "tone": "3", "seen": ["Scale"]}
+    broken = [whole | {name: "x\ud800"} for name in ("image", "label", "patient")]
+    rows = [
+        whole,
+        *broken,
+        whole | {"image": "b.jpg", "seen": ["\udfff"]},
+        whole | {"image": "c.jpg", "tone": "\ud83d"},
+    ]
+    (tmp_path / "t.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    columns = {"image": "image", "label": "label", "group": "patient", "skin_tone": "tone", "skincon": "seen"}
+    source = {"root": tmp_path, "file": tmp_path / "t.jsonl", "modality": "clinical", "columns": columns}
+    found = read_all(SourceConfig.model_validate({"name": "table"} | source), tmp_path)
+    assert verdicts(found) == {"kept": 1, "malformed_row": 3, "missing_file": 2}
 
 
 def test_a_block_with_a_file_that_could_not_be_read_is_read_again(tmp_path: Path) -> None:

@@ -178,9 +178,12 @@ def listed(
 ) -> Entry:
     """The entry of row `number` (counted from 1) about the image called `key`; empty text stands for unknown.
 
-    `annotation` is a morphology in its released JSON shape, in the vocabulary of the modality.
+    `annotation` is a morphology in its released JSON shape, in the vocabulary of the modality. A row that can't be
+    written down, as a file's name that is no UTF-8 can't, keeps its number alone, and is refused as malformed.
     """
     file, size = image or (None, 0)
+    if not all(map(_is_text, (key, file or "", label, group))):
+        return Entry(f"{title}_row_{number}")
     facts = {
         "key": key,
         "file": file,
@@ -194,11 +197,19 @@ def listed(
     return Entry(f"{title}_{key or f'row_{number}'}", {name: fact for name, fact in facts.items() if fact})
 
 
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half a surrogate pair
+        return False
+    return True
+
+
 def listed_sample(entry: Entry, title: str, root: Path) -> Sample:
     """The sample of an entry that `listed` made.
 
-    Raises `Reject`: malformed_row (no image is named), missing_file, unknown_modality, malformed_morphology (a value
-    outside the vocabulary, or some Derm7pt fields without a value).
+    Raises `Reject`: malformed_row (no image is named, or not in text), missing_file, unknown_modality,
+    malformed_morphology (a value outside the vocabulary, or some Derm7pt fields without a value).
     """
     facts = entry.facts
     if "key" not in facts:
