@@ -156,12 +156,13 @@ def fitzpatrick(text: str) -> int | None:
 
 
 def derm7pt_annotation(row: Mapping[str, str], columns: Mapping[str, str]) -> dict[str, Any] | None:
-    """The released JSON shape of a row's seven-point annotation; None where the row says nothing about it.
+    """The released JSON shape of a row's seven-point annotation; None where the row does not fill in all seven.
 
-    `columns` is {Derm7pt field: the column with its value}.
+    `columns` is {Derm7pt field: the column with its value}. A part of the checklist is no morphology that a completion
+    could state; the image's diagnosis is as good without it.
     """
-    values = {name: row[columns[name]] for name in DERM7PT_FIELDS if row[columns[name]]}
-    return {DERM7PT_KEY: values} if values else None
+    values = {name: row[columns[name]] for name in DERM7PT_FIELDS}
+    return {DERM7PT_KEY: values} if all(values.values()) else None
 
 
 def listed(
