@@ -53,7 +53,8 @@ def test_a_thousand_damaged_images_are_kept_or_dropped_by_name(tmp_path: Path) -
     verdicts = Counter(row["reject"] or "kept" for row in rows)
     assert sum(verdicts.values()) == 1000
     assert verdicts.keys() <= {
-        "kept", "empty_file", "not_an_image", "damaged_image", "image_too_large", "image_too_small", "missing_file"
+        "kept", "empty_file", "not_an_image", "damaged_image", "image_too_large", "image_too_small", "image_too_narrow",
+        "missing_file",
     }  # fmt: skip
     assert min(verdicts["kept"], verdicts["damaged_image"], verdicts["not_an_image"]) > 50
     stored = [tmp_path / "out" / row["image"] for row in rows if row["image"] is not None]

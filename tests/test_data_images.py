@@ -13,7 +13,7 @@ from dermo_ray.data.samples import Reject
 
 SETTINGS = ImageSettings()
 PNG = ImageSettings(encoding="png")
-KINDS = ("not_an_image", "damaged_image", "image_too_large", "image_too_small")
+KINDS = ("not_an_image", "damaged_image", "image_too_large", "image_too_small", "image_too_narrow")
 
 
 def picture(width: int, height: int) -> Image.Image:
@@ -161,3 +161,11 @@ def test_a_large_image_is_scaled_to_the_longer_side_and_a_small_one_is_left_alon
 def test_the_smallest_side_is_judged_before_scaling(tmp_path):
     picture(640, 320).save(tmp_path / "large.jpg")
     assert load(tmp_path / "large.jpg", ImageSettings(max_side=40, min_side=300)).size == (40, 20)
+
+
+@pytest.mark.parametrize("size", [(2_000, 32), (32, 2_000), (401, 50)])
+def test_a_strip_of_which_scaling_would_leave_a_line_is_refused(size, tmp_path):
+    picture(*size).save(tmp_path / "strip.jpg")
+    assert reason(tmp_path / "strip.jpg", ImageSettings(max_side=100)) == "image_too_narrow"
+    picture(400, 50).save(tmp_path / "bar.jpg")
+    assert load(tmp_path / "bar.jpg", ImageSettings(max_side=100)).size == (100, 12)

@@ -22,13 +22,15 @@ _DIGEST_CHARACTERS = 32
 def load(source: Path | Pixels, settings: ImageSettings) -> Image.Image:
     """The image, upright, in RGB and without metadata, scaled down to `settings.max_side` where that is set.
 
-    Raises `Reject` for a file that is missing, unreadable, empty, no image, damaged or truncated, too large or small.
+    Raises `Reject` for a file that is missing, unreadable, empty, no image, damaged, or too large, small or narrow.
     """
     image = _open(source) if isinstance(source, Path) else Image.fromarray(source)
     if image.width * image.height > settings.max_pixels:
         raise Reject("image_too_large")
     if min(image.size) < settings.min_side:
         raise Reject("image_too_small")
+    if max(image.size) > settings.max_aspect * min(image.size):
+        raise Reject("image_too_narrow")
     upright = _decode(image, settings)
     if settings.max_side is not None and max(upright.size) > settings.max_side:
         upright = _scaled(upright, settings.max_side)

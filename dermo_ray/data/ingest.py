@@ -29,7 +29,7 @@ IMAGES = "images"
 BLOCKS = "rows"
 """The folder of the stored blocks, inside a cache."""
 
-_VERSION = 4
+_VERSION = 5
 """Goes up when the same entry gives another row or another image than before."""
 
 
