@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from dermo_ray.config.prepare import ImageSettings
-from dermo_ray.data.images import load, store
+from dermo_ray.data import images
+from dermo_ray.data.images import digest, read, store
 from dermo_ray.data.samples import Reject
 
 SETTINGS = ImageSettings()
@@ -19,6 +20,10 @@ KINDS = ("not_an_image", "damaged_image", "image_too_large", "image_too_small", 
 def picture(width: int, height: int) -> Image.Image:
     rng = np.random.default_rng(0)
     return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def load(source, settings) -> Image.Image:
+    return images.load(read(source), settings)
 
 
 def reason(path, settings=SETTINGS) -> str:
@@ -138,6 +143,14 @@ def test_transparent_places_are_white(mode, tmp_path):
     shown = np.asarray(load(tmp_path / "a.png", SETTINGS))
     assert (shown[:20] == 255).all()
     assert (shown[20:] == 9).all()
+
+
+def test_the_hash_of_a_source_is_that_of_its_bytes_or_of_what_was_drawn(tmp_path):
+    picture(40, 40).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    assert digest(read(tmp_path / "a.png")) == hashlib.sha256(data).hexdigest()[:32]
+    pixels = np.asarray(picture(40, 40))
+    assert digest(read(pixels)) == digest(pixels[:, ::-1][:, ::-1]) != digest(pixels[::-1])
 
 
 def test_storing_the_same_picture_twice_leaves_one_file(tmp_path):

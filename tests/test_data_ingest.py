@@ -6,24 +6,29 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 from PIL import Image
 
-from dermo_ray.config.prepare import ImageSettings
+from dermo_ray.config.prepare import ImageSettings, PrepareConfig
 from dermo_ray.config.sources import SourceConfig
 from dermo_ray.data.ingest import ingest, is_stored, store_block
 from dermo_ray.data.listing import as_tables, entries_of, survey
+from dermo_ray.data.selection import select
 from dermo_ray.data.sources import open_source
+from dermo_ray.data.tables import INGESTED
+from dermo_ray.taxonomy import Taxonomy
+
+AS_IT_IS = ImageSettings()
 
 
-def read_all(config: SourceConfig, out: Path) -> list[dict[str, Any]]:
+def read_all(config: SourceConfig, out: Path, settings: ImageSettings = AS_IT_IS) -> list[dict[str, Any]]:
     """A row for each entry, sent to a worker and stored as the job does."""
     source = open_source(config, seed=0)
     entries = source.entries()
     assert survey(source, entries).entries == len(entries)
     tables = list(as_tables(config.title, entries, 100))
-    rows = [
-        ingest(entry, config.title, source, ImageSettings(), out) for table in tables for entry in entries_of(table)
-    ]
+    rows = [ingest(entry, config.title, source, settings, out) for table in tables for entry in entries_of(table)]
     store_block(rows, out / "block.parquet")
     return rows
 
@@ -69,3 +74,24 @@ def test_a_block_with_a_file_that_could_not_be_read_is_read_again(tmp_path: Path
     assert not is_stored(stored("damaged_image", "unreadable_file", None))
     assert is_stored(stored("damaged_image", None))
     assert is_stored(stored(None))
+
+
+def test_an_image_without_a_lesion_keeps_its_split_under_other_settings_of_images(tmp_path: Path) -> None:
+    folder = tmp_path / "root" / "nevus"
+    folder.mkdir(parents=True)
+    for number in range(60):
+        noise = np.random.default_rng(number).integers(0, 256, (9, 12, 3), np.uint8)  # no two look alike
+        Image.fromarray(noise).resize((60, 45)).save(folder / f"{number}.jpg")
+    source = SourceConfig(name="folder", root=tmp_path / "root", modality="clinical")
+
+    def splits(**images: Any) -> dict[str, str]:
+        config = PrepareConfig.model_validate(
+            {"sources": [source], "out": tmp_path / "out", "images": images, "split": {"val": 0.3, "test": 0.3}}
+        )
+        rows = pa.Table.from_pylist(read_all(source, tmp_path / "out", config.images), INGESTED)
+        samples = select(rows, config, Taxonomy.load()).samples
+        return dict(zip(samples["id"].to_pylist(), samples["split"].to_pylist(), strict=True))
+
+    as_it_was = splits()
+    assert len(as_it_was) == 60
+    assert splits(encoding="png") == splits(jpeg_quality=70) == splits(max_side=48) == as_it_was

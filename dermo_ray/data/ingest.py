@@ -29,7 +29,7 @@ IMAGES = "images"
 BLOCKS = "rows"
 """The folder of the stored blocks, inside a cache."""
 
-_VERSION = 5
+_VERSION = 6
 """Goes up when the same entry gives another row or another image than before."""
 
 
@@ -46,7 +46,9 @@ def ingest(entry: Entry, name: str, source: Source, settings: ImageSettings, fol
             "annotation": _as_json(sample.annotation or sample.morphology),
             "skin_tone": sample.skin_tone,
         }
-        image = images.load(sample.image, settings)
+        data = images.read(sample.image)
+        row["content"] = images.digest(data)
+        image = images.load(data, settings)
         row["perceptual_hash"] = perceptual_hash(image)
         row["image"] = f"{IMAGES}/{images.store(image, folder / IMAGES, settings)}"
     except Reject as verdict:

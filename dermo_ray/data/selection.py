@@ -47,7 +47,7 @@ def select(rows: pa.Table, config: PrepareConfig, taxonomy: Taxonomy) -> Selecti
     component = components(usable["perceptual_hash"].to_numpy(), config.duplicates.distance)
     annotated = usable["morphology"].is_valid().to_numpy()
     verdicts = judge(component, benchmark=benchmark, annotated=annotated, keep=config.duplicates.keep)
-    keys = split_keys(component, usable["group"].to_pylist(), usable["image"].to_pylist(), benchmark)
+    keys = split_keys(component, usable["group"].to_pylist(), usable["content"].to_pylist(), benchmark)
     splits = assign(keys, benchmark, config.split, config.seed)
     # a photograph of a lesion of which a benchmark has another one would give that lesion away
     measured = {key for key, aside in zip(keys, benchmark, strict=True) if aside}
