@@ -95,3 +95,37 @@ def test_an_image_without_a_lesion_keeps_its_split_under_other_settings_of_image
     as_it_was = splits()
     assert len(as_it_was) == 60
     assert splits(encoding="png") == splits(jpeg_quality=70) == splits(max_side=48) == as_it_was
+
+
+def test_without_a_search_for_copies_nothing_of_a_benchmark_is_trained_on_and_no_file_is_on_two_sides(
+    tmp_path: Path,
+) -> None:
+    drawn = {"ours/nevus/1": 1, "ours/nevus/2": 2, "ours/nevus/copy": 2, "ours/nevus/leak": 9, "theirs/nevus/1": 9}
+    for name, seed in drawn.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(seed).integers(0, 256, (9, 12, 3), np.uint8)
+        # a copy saved anew is another source file, and the same one stored
+        Image.fromarray(noise).resize((60, 45)).save(
+            tmp_path / f"{name}.png", compress_level=9 if "copy" in name else 1
+        )
+    sources = [
+        SourceConfig(name="folder", alias=alias, root=tmp_path / alias, modality="clinical", use=use)
+        for alias, use in (("ours", "train"), ("theirs", "benchmark"))
+    ]
+    config = PrepareConfig.model_validate(
+        {
+            "sources": sources,
+            "out": tmp_path / "out",
+            "duplicates": {"distance": None},
+            "split": {"val": 0, "test": 0},
+            "min_images": 1,
+        }
+    )
+    rows = [row for source in sources for row in read_all(source, tmp_path / "out")]
+    found = select(pa.Table.from_pylist(rows, INGESTED), config, Taxonomy.load())
+    kept = {row["id"]: row for row in found.samples.to_pylist()}
+    assert kept.keys() == {f"ours_nevus/{name}.png" for name in ("1", "2", "copy")} | {"theirs_nevus/1.png"}
+    assert kept["ours_nevus/2.png"]["group"] == kept["ours_nevus/copy.png"]["group"]
+    assert [(row["reject"], row["same_as"]) for row in found.rejects.to_pylist()] == [
+        ("benchmark_overlap", "theirs_nevus/1.png")
+    ]

@@ -39,9 +39,9 @@ INGESTED = pa.schema(
 )
 """One row for every entry that was read.
 
-`content` is a hash of the source's bytes, or of the pixels where it draws them, while `image` is named by what is stored.
-`morphology` and `annotation` are JSON in the released shape; `reject` is the reason why the entry can't be used, null for
-those that can."""
+`content` is a hash of the source's bytes, or of the pixels where it draws them; `image` is named by what is stored.
+`morphology` and `annotation` are JSON in the released shape; `reject` is the reason why the entry can't be used, null
+for those that can."""
 
 SAMPLES = pa.schema(
     {
