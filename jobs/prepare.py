@@ -141,7 +141,7 @@ def _ingested(
     """The `INGESTED` rows of every entry; blocks that the cache lacks are read on the cluster first."""
     settings: dict[str, SourceConfig] = {source.title: source for source in config.mixture}
     blocks = [
-        (table, block_path(cache, block_key(table, settings[title], config.images, config.seed)))
+        (table, block_path(cache, block_key(table, settings[title], config.images)))
         for title, entries in listings.items()
         for table in as_tables(title, entries, _IMAGES_PER_TASK)
     ]

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from PIL import Image
 
 from dermo_ray.config.prepare import ImageSettings, PrepareConfig
 from dermo_ray.config.sources import SourceConfig
-from dermo_ray.data.ingest import ingest, is_stored, store_block
+from dermo_ray.data.ingest import block_key, ingest, is_stored, store_block
 from dermo_ray.data.listing import as_tables, entries_of, survey
+from dermo_ray.data.samples import Entry
 from dermo_ray.data.selection import select
 from dermo_ray.data.sources import open_source
 from dermo_ray.data.tables import INGESTED
@@ -129,3 +131,32 @@ def test_without_a_search_for_copies_nothing_of_a_benchmark_is_trained_on_and_no
     assert [(row["reject"], row["same_as"]) for row in found.rejects.to_pylist()] == [
         ("benchmark_overlap", "theirs_nevus/1.png")
     ]
+
+
+def keys(source: SourceConfig, entries: list[Entry]) -> set[str]:
+    return {block_key(table, source, AS_IT_IS) for table in as_tables(source.title, entries, 50)}
+
+
+def test_more_phantoms_and_another_seed_of_the_splits_leave_the_blocks_that_were_read() -> None:
+    few, many = (SourceConfig(name="phantoms", count=count) for count in (1_000, 2_000))
+    before, after = (keys(source, open_source(source, seed=0).entries()) for source in (few, many))
+    assert len(before - after) == 1  # the last one, which was not full
+    assert not before & keys(few, open_source(few, seed=1).entries())
+
+
+@pytest.mark.parametrize("place", [0, 700])
+def test_an_added_file_leaves_nearly_all_blocks_that_were_read(place: int) -> None:
+    source = SourceConfig(name="folder", root="x", modality="clinical")
+    entries = [Entry(f"folder_nevus/{number:04d}.jpg", {"bytes": number}) for number in range(2_000)]
+    before = keys(source, entries)
+    after = keys(source, [*entries[:place], Entry("folder_new.jpg"), *entries[place:]])
+    assert 20 <= len(before) <= 80
+    assert len(before - after) <= 3
+
+
+def test_every_entry_is_in_one_table_of_bounded_length() -> None:
+    entries = [Entry(f"x_{number % 900}", {"number": number}) for number in range(1_000)]
+    tables = list(as_tables("x", entries, 50))
+    assert [entry for table in tables for entry in entries_of(table)] == entries[:900]
+    assert all(25 <= len(table) <= 100 for table in tables[:-1])
+    assert sum(map(len, as_tables("x", entries, 1))) == 900

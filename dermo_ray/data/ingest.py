@@ -29,7 +29,7 @@ IMAGES = "images"
 BLOCKS = "rows"
 """The folder of the stored blocks, inside a cache."""
 
-_VERSION = 6
+VERSION = 6
 """Goes up when the same entry gives another row or another image than before."""
 
 
@@ -56,13 +56,14 @@ def ingest(entry: Entry, name: str, source: Source, settings: ImageSettings, fol
     return row
 
 
-def block_key(listing: pa.Table, source: SourceConfig, settings: ImageSettings, seed: int) -> str:
+def block_key(listing: pa.Table, source: SourceConfig, settings: ImageSettings) -> str:
     """The key of the rows that `listing`, entries of one source, becomes: a hash of all that they depend on.
 
-    Folders don't count in: entries hold paths relative to them, and the size of every file.
+    Folders don't count in: entries hold paths relative to them, and the size of every file. Nor do a run's seed and the
+    number of phantoms: entries hold the seed of each.
     """
-    options = source.model_dump(mode="json", exclude={"root", "file", "skincon", "use"})
-    facts = [_VERSION, options, settings.model_dump(mode="json"), seed, listing.to_pylist()]
+    options = source.model_dump(mode="json", exclude={"root", "file", "skincon", "use", "count"})
+    facts = [VERSION, options, settings.model_dump(mode="json"), listing.to_pylist()]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
