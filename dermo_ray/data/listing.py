@@ -19,7 +19,7 @@ _SCHEMA = pa.schema({"source": pa.string(), "id": pa.string(), "facts": pa.strin
 
 
 def as_tables(title: str, entries: Sequence[Entry], rows_per_table: int) -> Iterator[pa.Table]:
-    """The distinct entries of the source called `title`, in tables of about `rows_per_table` rows and at most twice that.
+    """The distinct entries of the source called `title`, in tables of about `rows_per_table` rows, twice that at most.
 
     A table ends where the ids say so, not at a count: an entry that is added or removed changes the table that it falls
     into, and the next ones seldom, so that the others can be taken from the cache.
