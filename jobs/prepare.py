@@ -3,7 +3,8 @@
 One source: `source=ham10000 root=DIR out=DIR`, or `source=phantoms count=1000 out=DIR`. Several: a settings file with
 `sources`. Images are read, checked and stored by Ray Data on every core of the cluster; `out` and its cache must lie on
 a file system that all of its nodes share. Memory does not grow with the images: only their rows come back.
-An unchanged run does no work; one that was cut off, or whose settings changed, reads again only what it has to.
+An unchanged run does no work, but where questions to a teacher have no answer yet or files could not be read; one that
+was cut off, or whose settings changed, reads again only what it has to.
 """
 
 import asyncio
@@ -33,7 +34,7 @@ from dermo_ray.data.drafts import annotator_of, drafts
 from dermo_ray.data.export import export_llava
 from dermo_ray.data.ingest import IMAGES, block_key, block_path, ingest, is_stored, store_block
 from dermo_ray.data.listing import Survey, as_tables, entries_of, repeated, survey
-from dermo_ray.data.manifest import read_manifest, settings_key, unknown_labels
+from dermo_ray.data.manifest import read_manifest, settings_key, unfinished, unknown_labels
 from dermo_ray.data.samples import Entry
 from dermo_ray.data.selection import select
 from dermo_ray.data.sources import Source, open_source
@@ -91,7 +92,8 @@ def _prepare(
     key: str,
 ) -> None:
     cache = config.cache_folder
-    with staged(config.out, replace=config.replace) as folder, ray_session():
+    # what must not be replaced was refused before
+    with staged(config.out, replace=True) as folder, ray_session():
         preflight.ensure("prepare", config)
         rows = _ingested(config, sources, listings, cache)
         selection = select(rows, config, taxonomy)
@@ -114,10 +116,15 @@ def _prepare(
         f"{config.out}: {counts['images']['total']:,} images ({lost:,} dropped), "
         f"{counts['trajectories']['total']:,} conversations, {counts['rl']['total']:,} prompts"
     )
+    if (lacking := unfinished(manifest, config.teacher)) is not None:
+        print(f"{config.out}: {lacking}; run again to add them", file=sys.stderr)
 
 
 def _is_prepared(config: PrepareConfig, key: str) -> bool:
-    """Whether `out` holds the corpus called `key`. Raises `UserError` where it holds what must not be replaced."""
+    """Whether `out` holds the corpus called `key`, with all that can be had of it.
+
+    Raises `UserError` where it holds what must not be replaced.
+    """
     out = config.out
     if not out.exists():
         return False
@@ -128,11 +135,16 @@ def _is_prepared(config: PrepareConfig, key: str) -> bool:
         if any(out.iterdir()):
             raise UserError(f"{out} is not empty and no prepared folder: choose another out")
         return False
-    if manifest["settings_key"] != key and not config.replace:
-        raise UserError(
-            f"{out} was prepared from other settings or data: choose another out, or set replace=true to make it anew"
-        )
-    return bool(manifest["settings_key"] == key)
+    if manifest["settings_key"] != key:
+        if not config.replace:
+            raise UserError(
+                f"{out} was prepared from other settings or data: choose another out, or set replace=true to remake it"
+            )
+        return False
+    lacking = unfinished(manifest, config.teacher)
+    if lacking is not None:
+        print(f"{out}: {lacking}: trying again")
+    return lacking is None
 
 
 def _ingested(

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from dermo_ray.config.prepare import PrepareConfig
+from dermo_ray.config.teacher import TeacherSettings
 from dermo_ray.data import ingest
-from dermo_ray.data.manifest import settings_key
+from dermo_ray.data.manifest import settings_key, unfinished
 from dermo_ray.data.samples import Entry
 from dermo_ray.taxonomy import Taxonomy
 
@@ -64,3 +65,14 @@ def test_another_teacher_filter_or_way_of_reading_images_makes_another_corpus(
     keys = {key(tmp_path, changes) for changes in [teacher, *others]} | {key(tmp_path), key(tmp_path, seed=1)}
     monkeypatch.setattr(ingest, "VERSION", ingest.VERSION + 1)
     assert len(keys | {key(tmp_path)}) == len(others) + 4
+
+
+def test_a_folder_is_unfinished_while_a_run_could_add_to_it(tmp_path: Path) -> None:
+    asking = {"endpoint": ENDPOINT, "cache": tmp_path / "answers"}
+    teacher, miser = (TeacherSettings.model_validate(asking | more) for more in ({}, {"budget_requests": 0}))
+    asked = {"dropped": {}, "teacher": {"failed": {"timeout": 2}, "over_budget": 3}}
+    assert unfinished(asked, teacher) == "5 questions have no answer of the teacher's yet"
+    assert unfinished(asked, miser) is None
+    assert unfinished({"dropped": {}, "teacher": {"failed": {}, "over_budget": 0}}, teacher) is None
+    assert unfinished({"dropped": {"a": {"unreadable_file": 2, "empty_file": 1}}}, None) == "2 files could not be read"
+    assert unfinished({"dropped": {"a": {"empty_file": 1}}}, None) is None

@@ -13,7 +13,7 @@ from pathlib import Path
 import datasets
 import pyarrow.parquet as pq
 import pytest
-from openai_stub import completion, serving
+from openai_stub import completion, error, serving
 from PIL import Image
 from ray.exceptions import RayTaskError
 
@@ -314,6 +314,40 @@ def test_what_a_teacher_writes_is_marked_and_is_no_reference(ray_cluster, damage
     rows = [row for split in read(out, "trajectories").values() for row in split]
     assert {row["annotator"] is not None for row in rows if row["format"] == "morph_description"} == {True}
     assert all("morph" not in json.loads(row["ground_truth"]) for row in read(out, "rl")["train"])
+
+
+def test_questions_without_an_answer_are_asked_again_by_an_unchanged_run(
+    ray_cluster, damaged_ham10000, tmp_path, capsys
+):
+    findings = {DERM7PT_KEY: {name: values[0] for name, values in DERM7PT_FIELDS.items()}}
+    seen = json.dumps({"detailed_description": "word " * 20, "morphological_features_others": [], **findings})
+
+    def respond(body, count):
+        return error(400) if count < 3 else completion(seen)
+
+    with serving(respond) as teacher:
+        out = tmp_path / "out"
+        asking = {"endpoint": {"base_url": teacher.base_url, "model": "stub"}, "cache": tmp_path / "answers"}
+        config = settings(
+            source="ham10000",
+            root=damaged_ham10000,
+            out=out,
+            formats=["diagnosis"],
+            teacher=asking | {"fields": ["morphology"], "budget_requests": 43},
+        )
+
+        def counts() -> tuple[int, int, int]:
+            prepare.run(config)
+            asked = json.loads((out / "manifest.json").read_text())["teacher"]
+            return asked["accepted"]["morphology"], sum(asked["failed"].values()), asked["over_budget"]
+
+        assert counts() == (40, 3, 39)
+        assert counts() == (82, 0, 0)
+        sent = len(teacher.bodies)
+        capsys.readouterr()
+        assert counts() == (82, 0, 0)
+        assert "nothing to do" in capsys.readouterr().out
+        assert len(teacher.bodies) == sent == 85
 
 
 def test_what_a_concept_model_drafts_is_marked_and_is_no_reference(ray_cluster, damaged_ham10000, tmp_path):

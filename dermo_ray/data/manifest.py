@@ -14,9 +14,10 @@ from typing import Any
 import pyarrow as pa
 
 from dermo_ray.config.prepare import PrepareConfig
+from dermo_ray.config.teacher import TeacherSettings
 from dermo_ray.data import ingest
 from dermo_ray.data.drafts import annotator_of
-from dermo_ray.data.samples import Entry
+from dermo_ray.data.samples import UNREADABLE, Entry
 from dermo_ray.taxonomy import Taxonomy
 
 MANIFEST = "manifest.json"
@@ -76,6 +77,16 @@ def _teacher(config: PrepareConfig) -> dict[str, Any] | None:
         return facts | {"extra_body": config.teacher.endpoint.extra_body}
     assert config.teacher.pool is not None  # the settings see to it
     return facts | {"dtype": config.teacher.pool.model.dtype}
+
+
+def unfinished(manifest: Mapping[str, Any], teacher: TeacherSettings | None) -> str | None:
+    """What a run with the same settings could add to a prepared folder, in words; None where there is nothing."""
+    asked = manifest.get("teacher", {"failed": {}, "over_budget": 0})
+    questions = sum(asked["failed"].values()) + asked["over_budget"]
+    if questions and teacher is not None and teacher.budget_requests != 0:
+        return f"{questions:,} questions have no answer of the teacher's yet"
+    files = sum(reasons.get(UNREADABLE, 0) for reasons in manifest["dropped"].values())
+    return f"{files:,} files could not be read" if files else None
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
