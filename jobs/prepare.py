@@ -70,9 +70,10 @@ def run(config: PrepareConfig) -> None:
         for title, source in sources.items()
     }
     unknown = unknown_labels(sum((found.labels for found in surveys.values()), Counter[str]()), taxonomy)
-    _check_mapped(unknown, config)
     if config.dry_run:
         _print(surveys, unknown)
+    _check_mapped(unknown, config)
+    if config.dry_run:
         return
     key = settings_key(config, listings, taxonomy)
     if _is_prepared(config, key):
@@ -224,14 +225,16 @@ def _check_mapped(unknown: Mapping[str, Mapping[str, Any]], config: PrepareConfi
     """Tell of labels that the tree does not know. Raises `UserError` where they are to stop the run."""
     if not unknown:
         return
-    worst = "; ".join(
-        f"{label!r} ({facts['count']}, near: {', '.join(facts['nearest']) or 'nothing'})"
-        for label, facts in list(unknown.items())[:5]
-    )
+    if not config.dry_run:  # which has shown them by source
+        table = rich.table.Table("label", "images", "nearest", title="Not in the taxonomy")
+        for label, facts in unknown.items():
+            nearest = ", ".join(facts["nearest"]) or "nothing near"
+            table.add_row(rich.markup.escape(label), f"{facts['count']:,}", rich.markup.escape(nearest))
+        rich.print(table)
     images = sum(facts["count"] for facts in unknown.values())
-    message = f"{len(unknown)} labels of {images:,} images are not in the taxonomy: {worst}"
+    message = f"{len(unknown):,} labels of {images:,} images are not in the taxonomy"
     if config.unmapped == "stop":
-        raise UserError(f"{message}; add them as synonyms to a tree of your own (taxonomy=FILE), or set unmapped=drop")
+        raise UserError(f"{message}: add them as synonyms to a tree of your own (taxonomy=FILE), or set unmapped=drop")
     print(f"{message}; they are dropped where they have no morphology", file=sys.stderr)
 
 

@@ -277,10 +277,18 @@ def test_copies_and_images_of_a_benchmark_are_not_trained_on(ray_cluster, damage
     assert trained_on == {"ham10000"}
 
 
-def test_unmapped_labels_can_stop_the_run_before_an_image_is_read(damaged_ham10000, tmp_path):
-    with pytest.raises(UserError, match="1 labels of 1 images are not in the taxonomy: 'xyz'"):
-        prepare.run(settings(source="ham10000", root=damaged_ham10000, out=tmp_path / "out", unmapped="stop"))
-    assert not (tmp_path / "out").exists()
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_unmapped_labels_are_all_shown_before_they_stop_the_run(tmp_path, write_ham10000, capsys, dry_run):
+    labels = [f"nevuss {letter}" for letter in "abcdefg"] + ["nv", "xyz", "xyz"]
+    write_ham10000(tmp_path, [(f"HAM_{i}", f"ISIC_{i}", label) for i, label in enumerate(labels)], {"ISIC_0": 1})
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match="8 labels of 9 images are not in the taxonomy: add them as synonyms"):
+        prepare.run(settings(source="ham10000", root=tmp_path, out=out, unmapped="stop", dry_run=dry_run))
+    said = capsys.readouterr().out
+    assert all(label in said for label in set(labels) - {"nv"})
+    assert "Nevus" in said
+    assert ("To be read" in said) == dry_run
+    assert not out.exists()
 
 
 def test_a_dry_run_says_what_would_be_read_and_writes_nothing(damaged_ham10000, tmp_path, capsys):
