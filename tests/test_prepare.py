@@ -280,7 +280,8 @@ def test_copies_and_images_of_a_benchmark_are_not_trained_on(ray_cluster, damage
 @pytest.mark.parametrize("dry_run", [False, True])
 def test_unmapped_labels_are_all_shown_before_they_stop_the_run(tmp_path, write_ham10000, capsys, dry_run):
     labels = [f"nevuss {letter}" for letter in "abcdefg"] + ["nv", "xyz", "xyz"]
-    write_ham10000(tmp_path, [(f"HAM_{i}", f"ISIC_{i}", label) for i, label in enumerate(labels)], {"ISIC_0": 1})
+    rows = [(f"HAM_{i}", f"ISIC_{i}", label) for i, label in enumerate(labels)]
+    write_ham10000(tmp_path, rows, {image: 1 for _, image, _ in rows})
     out = tmp_path / "out"
     with pytest.raises(UserError, match="8 labels of 9 images are not in the taxonomy: add them as synonyms"):
         prepare.run(settings(source="ham10000", root=tmp_path, out=out, unmapped="stop", dry_run=dry_run))
