@@ -325,6 +325,14 @@ def test_what_a_teacher_writes_is_marked_and_is_no_reference(ray_cluster, damage
     assert all("morph" not in json.loads(row["ground_truth"]) for row in read(out, "rl")["train"])
 
 
+def test_a_teacher_that_does_not_answer_stops_the_run_before_an_image_is_read(ray_cluster, damaged_ham10000, tmp_path):
+    out = tmp_path / "out"
+    asking = {"endpoint": {"base_url": "http://127.0.0.1:9/v1", "model": "m"}, "cache": tmp_path / "answers"}
+    with pytest.raises(UserError, match=r"the teacher at http://127\.0\.0\.1:9/v1 does not answer"):
+        prepare.run(settings(source="ham10000", root=damaged_ham10000, out=out, teacher=asking))
+    assert not list(tmp_path.glob("out*/**/*.*"))
+
+
 def test_questions_without_an_answer_are_asked_again_by_an_unchanged_run(
     ray_cluster, damaged_ham10000, tmp_path, capsys
 ):
