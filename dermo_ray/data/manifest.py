@@ -55,7 +55,7 @@ def settings_key(config: PrepareConfig, entries: Mapping[str, Sequence[Entry]], 
         mode="json",
         exclude={**dict.fromkeys(paths | elsewhere | no_matter, True), "sources": {"__all__": paths}},
     )
-    tree = [[leaf.label, leaf.path, leaf.synonyms] for leaf in taxonomy.leaves]
+    tree = [[leaf.label, leaf.path, leaf.synonyms, leaf.covers] for leaf in taxonomy.leaves]
     versions = [LAYOUT_VERSION, ingest.VERSION]
     digest = hashlib.sha256(json.dumps([versions, settings, tree, _teacher(config)], sort_keys=True).encode())
     if config.concepts is not None:
