@@ -173,6 +173,31 @@ def test_the_content_does_not_depend_on_how_the_work_is_cut_up(phantoms, tmp_pat
         assert path.read_bytes() == (tmp_path / "again" / path.relative_to(out)).read_bytes()
 
 
+PREPARE_WITH_WORKERS = """
+import sys
+from dermo_ray.config import load
+from dermo_ray.config.prepare import PrepareConfig
+from jobs import prepare
+from jobs.cluster import ray_session
+
+prepare._IMAGES_PER_TASK = 20
+with ray_session(num_cpus=int(sys.argv[1])):
+    prepare.run(load(PrepareConfig, None, sys.argv[2:]))
+"""
+
+
+@pytest.mark.slow
+def test_the_content_does_not_depend_on_the_number_of_workers(tmp_path):
+    hashes = set()
+    for workers in ("1", "3"):
+        arguments = ["source=phantoms", "count=200", "phantom.size=48", f"out={tmp_path / workers}"]
+        job = [sys.executable, "-c", PREPARE_WITH_WORKERS, workers, *arguments]
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        subprocess.run(job, cwd=REPOSITORY, env=environment, check=True, timeout=300)
+        hashes.add(json.loads((tmp_path / workers / "manifest.json").read_text())["content_hash"])
+    assert len(hashes) == 1
+
+
 @pytest.fixture
 def damaged_ham10000(tmp_path, write_ham10000) -> Path:
     root = tmp_path / "ham10000"
