@@ -8,8 +8,8 @@
 | mapping JSON | raw label -> canonical label; stands beside a tree and adds names |
 
 Invariant: what a function here makes, its reader gives back, leaf by leaf (top-down groups leaves by category).
-The JSON shapes hold no names beside the label, so a tree with synonyms is bottom-up or top-down plus mapping; they don't
-say what a leaf covers either.
+The JSON shapes hold no names beside the label, so a tree with synonyms is bottom-up or top-down plus mapping; they do
+not say what a leaf covers either.
 """
 
 import json

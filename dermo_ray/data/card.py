@@ -76,7 +76,7 @@ def _front_matter(counts: Mapping[str, Any]) -> str:
         }
         for kind in ("trajectories", "rl")
     } | {"samples": {"all_splits": "samples.parquet"}}
-    configs = [
+    configs: list[dict[str, Any]] = [
         {"config_name": name, "data_files": [{"split": split, "path": path} for split, path in paths.items()]}
         for name, paths in files.items()
         if paths
