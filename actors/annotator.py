@@ -13,11 +13,12 @@ from io import BytesIO
 from typing import TYPE_CHECKING
 
 from PIL import Image
+from ray.exceptions import RayTaskError
 
 from actors.environment import threads, worker_environment
 from actors.messages import Sampling, sampling_seed
-from actors.pool import ray_pool
-from dermo_ray.asking.answers import Answer
+from actors.pool import Pool, PoolError, ray_pool
+from dermo_ray.asking.answers import Answer, AskFailed
 from dermo_ray.config.teacher import TeacherPoolSettings, TeacherSettings
 from dermo_ray.data.teacher.ask import Ask, Picture
 from dermo_ray.data.teacher.questions import Question
@@ -45,13 +46,18 @@ class Annotator:
         )
 
     async def answer(self, question: Question, picture: Picture, sampling: Sampling) -> Answer:
-        """Answer one question. Raises `RuntimeError` before `start`."""
+        """Answer one question. Raises `AskFailed` where the engine refuses it, and `RuntimeError` before `start`."""
+        from actors.engine import RequestRefused
+
         if self._engine is None:
             raise RuntimeError("the annotator was not started")
         with Image.open(BytesIO(picture.data)) as file:
             image = file.convert("RGB")
         prompt = f"{IMAGE_PLACEHOLDER}\n{question.prompt}"
-        prompt_ids, (completion,) = await self._engine.generate(prompt, [image], sampling)
+        try:
+            prompt_ids, (completion,) = await self._engine.generate(prompt, [image], sampling)
+        except RequestRefused as refusal:
+            raise AskFailed("refused", str(refusal)) from None
         return Answer(completion.text, len(prompt_ids), len(completion.token_ids))
 
     async def close(self) -> None:
@@ -74,6 +80,15 @@ async def pool_teacher(settings: TeacherSettings) -> AsyncIterator[Ask]:
         start_timeout=settings.pool.engine.start_timeout,
         farewell="close",
     )
+    try:
+        await pool.open()
+        yield pool_ask(pool, settings)
+    finally:
+        await pool.close()
+
+
+def pool_ask(pool: Pool, settings: TeacherSettings) -> Ask:
+    """Asks the workers of `pool`; a question that costs too many workers, or is late on too many, has failed alone."""
 
     async def ask(question: Question, picture: Picture, repetition: int) -> Answer:
         sampling = Sampling(
@@ -82,10 +97,16 @@ async def pool_teacher(settings: TeacherSettings) -> AsyncIterator[Ask]:
             seed=sampling_seed(int(question.key, 16), repetition),
             json_schema=json.dumps(decoding_schema(question.schema)),
         )
-        return await pool.call("answer", question, picture, sampling, timeout=settings.deadline)
+        try:
+            answer: Answer = await pool.call("answer", question, picture, sampling, timeout=settings.deadline)
+        except PoolError as error:
+            if pool.failed:
+                raise
+            raise AskFailed("no_worker_answered", str(error)) from error
+        except RayTaskError as error:  # of which Ray makes an `AskFailed`, too, that says all of its traceback
+            if isinstance(error.cause, AskFailed):
+                raise error.cause from None
+            raise
+        return answer
 
-    try:
-        await pool.open()
-        yield ask
-    finally:
-        await pool.close()
+    return ask

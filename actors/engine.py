@@ -18,6 +18,7 @@ from PIL import Image
 from vllm import AsyncEngineArgs, SamplingParams
 from vllm.config import WeightTransferConfig
 from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
+from vllm.exceptions import VLLMClientError
 from vllm.inputs import TokensPrompt
 from vllm.logprobs import FlatLogprobs
 from vllm.lora.request import LoRARequest
@@ -37,6 +38,10 @@ from dermo_ray.records import Turn
 
 _BAN = -100.0
 """The largest penalty vLLM takes; at any temperature the token's probability is 0 in float32."""
+
+
+class RequestRefused(ValueError):
+    """The engine won't take this request, such as a prompt that is too long; it goes on taking others."""
 
 
 class Engine:
@@ -220,7 +225,7 @@ class Engine:
         """Answer a human turn, or a conversation that ends with one, with the policy of `version`, or the base model.
 
         `<image>` stands for each image. Returns the prompt's token ids, image placeholders expanded, and `sampling.n`
-        completions.
+        completions. Raises `RequestRefused` where the prompt does not fit.
         """
         turns = [Turn(from_="human", value=prompt)] if isinstance(prompt, str) else prompt
         text = prompt_text(self.processor, [turn.model_dump(by_alias=True) for turn in turns])
@@ -228,14 +233,17 @@ class Engine:
         request = TokensPrompt(prompt_token_ids=tokens, multi_modal_data={"image": list(images)})
         with _Using(self._in_use, version):
             final: RequestOutput | None = None
-            async for output in self.llm.generate(
-                request,
-                self._parameters(sampling),
-                f"request-{next(self._request_ids)}",
-                # the model itself may have become that version
-                lora_request=None if version is None or version == self._whole else self.lora_request(version),
-            ):
-                final = output
+            try:
+                async for output in self.llm.generate(
+                    request,
+                    self._parameters(sampling),
+                    f"request-{next(self._request_ids)}",
+                    # the model itself may have become that version
+                    lora_request=None if version is None or version == self._whole else self.lora_request(version),
+                ):
+                    final = output
+            except VLLMClientError as error:
+                raise RequestRefused(" ".join(str(error).split())) from error
         if final is None or final.prompt_token_ids is None:
             raise RuntimeError("the engine ended a request without an answer")
         return list(final.prompt_token_ids), [self._sampled(output, version) for output in final.outputs]

@@ -5,9 +5,9 @@
 ROOT is the published folder of HAM10000. Each image is scaled to the published 600 x 450 pixels once for each copy,
 with a border of its own cut off, so that no two files are alike. The work on one: decode, check, scale to 448 pixels,
 hash twice (content and look), encode as JPEG, store. The loop and `datasets.map` run it as one would write it with
-Pillow and imagehash, scaled by Lanczos' filter; ours scales linearly (`dermo_ray.data.images` says how near that is) and
-copies less, and that, not Ray, is why it is faster. Every repeat runs the three one after the other, into empty folders.
-Peak memory (proportional, with all processes of Ray) is that of the whole job on 2,000 and on 50,000 images,
+Pillow and imagehash, scaled by Lanczos' filter; ours scales linearly (`dermo_ray.data.images` says how near that is)
+and copies less, and that, not Ray, is why it is faster. Every repeat runs the three one after the other, into empty
+folders. Peak memory (proportional, with all processes of Ray) is that of the whole job on 2,000 and on 50,000 images,
 the latter as further names of the same files. Writes `benchmarks/results/prepare.json`.
 """
 

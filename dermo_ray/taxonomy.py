@@ -59,6 +59,10 @@ class Taxonomy:
                     raise UserError(f"{source}: {name!r} names two diagnoses, {places[name]} and {place}; keep one")
                 places[name] = place
                 self._label_by_name[name] = leaf.label
+        covered = {*self.labels, *(category for leaf in self.leaves for category in leaf.path)}
+        for leaf in self.leaves:
+            if unknown := [name for name in leaf.covers if name not in covered]:
+                raise UserError(f"{source}: {leaf.label} covers {unknown[0]!r}, which is neither a leaf nor a category")
 
     @classmethod
     def load(cls, path: Path | str | None = None, mapping: Path | str | None = None) -> "Taxonomy":
@@ -97,6 +101,16 @@ class Taxonomy:
         """The other leaves under the same parent. Raises `KeyError` for a label not in the tree."""
         leaf = self._leaf(label)
         return [other.label for other in self.leaves if other.path == leaf.path and other is not leaf]
+
+    def overlap(self, a: str, b: str) -> bool:
+        """Whether one of two leaves covers the other ("Melanocytic Nevus" does "Compound Nevus"): both may be right.
+
+        Raises `KeyError` for a label not in the tree.
+        """
+        one, other = self._leaf(a), self._leaf(b)
+        return any(
+            not {narrow.label, *narrow.path}.isdisjoint(wide.covers) for wide, narrow in ((one, other), (other, one))
+        )
 
     def similarity(self, a: str, b: str) -> float:
         """Closeness 2 * depth(lca) / (depth(a) + depth(b)), in [0, 1]; 0 where either is not in the tree.

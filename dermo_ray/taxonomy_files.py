@@ -2,18 +2,19 @@
 
 | shape | holds |
 | --- | --- |
-| YAML | nested categories; a leaf is a label with the list of its other names |
+| YAML | nested categories; a leaf is a label with the list of its other names; `_covers_`: umbrella -> what it covers |
 | bottom-up JSON | label -> categories from the superclass down |
 | top-down JSON | nested categories; leaves in a list, under `_items_` beside subclasses |
 | mapping JSON | raw label -> canonical label; stands beside a tree and adds names |
 
 Invariant: what a function here makes, its reader gives back, leaf by leaf (top-down groups leaves by category).
-The JSON shapes hold no names beside the label, so a tree with synonyms is bottom-up or top-down plus mapping.
+The JSON shapes hold no names beside the label, so a tree with synonyms is bottom-up or top-down plus mapping; they do
+not say what a leaf covers either.
 """
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
@@ -23,6 +24,9 @@ from dermo_ray.errors import UserError
 ITEMS_KEY = "_items_"
 """Under this key the released top-down files list the leaves of a node that has subclasses too."""
 
+COVERS_KEY = "_covers_"
+"""Under this key a YAML file lists, at the top, what its umbrella leaves cover."""
+
 
 @dataclass(frozen=True)
 class Leaf:
@@ -31,11 +35,18 @@ class Leaf:
     label: str
     path: tuple[str, ...]
     synonyms: tuple[str, ...] = ()
+    covers: tuple[str, ...] = ()
+    """Other leaves, and categories, whose diagnoses this one's name fits too."""
 
 
 def parse_yaml(text: str) -> list[Leaf]:
     """The leaves of a YAML tree. Raises `ValueError` or `yaml.YAMLError` saying what is malformed."""
-    return list(_leaves_nested(_mapping(yaml.load(text, Loader=_DistinctKeysLoader)), ()))
+    tree = dict(_mapping(yaml.load(text, Loader=_DistinctKeysLoader)))
+    covers = {_text(label): _texts(names, label) for label, names in _mapping(tree.pop(COVERS_KEY, {})).items()}
+    leaves = [replace(leaf, covers=covers.pop(leaf.label, ())) for leaf in _leaves_nested(tree, ())]
+    if covers:
+        raise ValueError(f"{COVERS_KEY} names {next(iter(covers))!r}, which is no leaf")
+    return leaves
 
 
 def parse_json(text: str) -> list[Leaf]:
@@ -60,6 +71,7 @@ def parse_mapping(text: str) -> dict[str, str]:
 def nested(leaves: Iterable[Leaf]) -> dict[str, Any]:
     """The tree of our YAML. Raises `UserError` where a leaf has the name of a category beside it."""
     tree: dict[str, Any] = {}
+    leaves = list(leaves)
     for leaf in leaves:
         node = tree
         for category in leaf.path:
@@ -69,7 +81,8 @@ def nested(leaves: Iterable[Leaf]) -> dict[str, Any]:
         if leaf.label in node:
             raise _same_name(leaf.label)
         node[leaf.label] = list(leaf.synonyms)
-    return tree
+    covers = {leaf.label: list(leaf.covers) for leaf in leaves if leaf.covers}
+    return tree | ({COVERS_KEY: covers} if covers else {})
 
 
 def bottom_up(leaves: Iterable[Leaf]) -> dict[str, list[str]]:

@@ -3,7 +3,8 @@
 One source: `source=ham10000 root=DIR out=DIR`, or `source=phantoms count=1000 out=DIR`. Several: a settings file with
 `sources`. Images are read, checked and stored by Ray Data on every core of the cluster; `out` and its cache must lie on
 a file system that all of its nodes share. Memory does not grow with the images: only their rows come back.
-An unchanged run does no work; one that was cut off, or whose settings changed, reads again only what it has to.
+An unchanged run does no work, but where questions to a teacher have no answer yet or files could not be read; one that
+was cut off, or whose settings changed, reads again only what it has to.
 """
 
 import asyncio
@@ -31,9 +32,9 @@ from dermo_ray.config.teacher import TeacherSettings
 from dermo_ray.data.corpus import write_corpus
 from dermo_ray.data.drafts import annotator_of, drafts
 from dermo_ray.data.export import export_llava
-from dermo_ray.data.ingest import IMAGES, block_key, block_path, ingest, store_block
+from dermo_ray.data.ingest import IMAGES, block_key, block_path, ingest, is_stored, store_block
 from dermo_ray.data.listing import Survey, as_tables, entries_of, repeated, survey
-from dermo_ray.data.manifest import read_manifest, settings_key, unknown_labels
+from dermo_ray.data.manifest import read_manifest, settings_key, unfinished, unknown_labels
 from dermo_ray.data.samples import Entry
 from dermo_ray.data.selection import select
 from dermo_ray.data.sources import Source, open_source
@@ -69,9 +70,10 @@ def run(config: PrepareConfig) -> None:
         for title, source in sources.items()
     }
     unknown = unknown_labels(sum((found.labels for found in surveys.values()), Counter[str]()), taxonomy)
-    _check_mapped(unknown, config)
     if config.dry_run:
         _print(surveys, unknown)
+    _check_mapped(unknown, config)
+    if config.dry_run:
         return
     key = settings_key(config, listings, taxonomy)
     if _is_prepared(config, key):
@@ -91,7 +93,8 @@ def _prepare(
     key: str,
 ) -> None:
     cache = config.cache_folder
-    with staged(config.out, replace=config.replace) as folder, ray_session():
+    # what must not be replaced was refused before
+    with staged(config.out, replace=True) as folder, ray_session():
         preflight.ensure("prepare", config)
         rows = _ingested(config, sources, listings, cache)
         selection = select(rows, config, taxonomy)
@@ -114,10 +117,15 @@ def _prepare(
         f"{config.out}: {counts['images']['total']:,} images ({lost:,} dropped), "
         f"{counts['trajectories']['total']:,} conversations, {counts['rl']['total']:,} prompts"
     )
+    if (lacking := unfinished(manifest, config.teacher)) is not None:
+        print(f"{config.out}: {lacking}; run again to add them", file=sys.stderr)
 
 
 def _is_prepared(config: PrepareConfig, key: str) -> bool:
-    """Whether `out` holds the corpus called `key`. Raises `UserError` where it holds what must not be replaced."""
+    """Whether `out` holds the corpus called `key`, with all that can be had of it.
+
+    Raises `UserError` where it holds what must not be replaced.
+    """
     out = config.out
     if not out.exists():
         return False
@@ -128,11 +136,16 @@ def _is_prepared(config: PrepareConfig, key: str) -> bool:
         if any(out.iterdir()):
             raise UserError(f"{out} is not empty and no prepared folder: choose another out")
         return False
-    if manifest["settings_key"] != key and not config.replace:
-        raise UserError(
-            f"{out} was prepared from other settings or data: choose another out, or set replace=true to make it anew"
-        )
-    return bool(manifest["settings_key"] == key)
+    if manifest["settings_key"] != key:
+        if not config.replace:
+            raise UserError(
+                f"{out} was prepared from other settings or data: choose another out, or set replace=true to remake it"
+            )
+        return False
+    lacking = unfinished(manifest, config.teacher)
+    if lacking is not None:
+        print(f"{out}: {lacking}: trying again")
+    return lacking is None
 
 
 def _ingested(
@@ -141,13 +154,15 @@ def _ingested(
     """The `INGESTED` rows of every entry; blocks that the cache lacks are read on the cluster first."""
     settings: dict[str, SourceConfig] = {source.title: source for source in config.mixture}
     blocks = [
-        (table, block_path(cache, block_key(table, settings[title], config.images, config.seed)))
+        (table, block_path(cache, block_key(table, settings[title], config.images)))
         for title, entries in listings.items()
         for table in as_tables(title, entries, _IMAGES_PER_TASK)
     ]
     (cache / IMAGES).mkdir(parents=True, exist_ok=True)
     new = [
-        table.append_column("block", pa.array([str(path)] * len(table))) for table, path in blocks if not path.exists()
+        table.append_column("block", pa.array([str(path)] * len(table)))
+        for table, path in blocks
+        if not is_stored(path)
     ]
 
     def ingest_block(table: pa.Table) -> pa.Table:
@@ -210,14 +225,16 @@ def _check_mapped(unknown: Mapping[str, Mapping[str, Any]], config: PrepareConfi
     """Tell of labels that the tree does not know. Raises `UserError` where they are to stop the run."""
     if not unknown:
         return
-    worst = "; ".join(
-        f"{label!r} ({facts['count']}, near: {', '.join(facts['nearest']) or 'nothing'})"
-        for label, facts in list(unknown.items())[:5]
-    )
+    if not config.dry_run:  # which has shown them by source
+        table = rich.table.Table("label", "images", "nearest", title="Not in the taxonomy")
+        for label, facts in unknown.items():
+            nearest = ", ".join(facts["nearest"]) or "nothing near"
+            table.add_row(rich.markup.escape(label), f"{facts['count']:,}", rich.markup.escape(nearest))
+        rich.print(table)
     images = sum(facts["count"] for facts in unknown.values())
-    message = f"{len(unknown)} labels of {images:,} images are not in the taxonomy: {worst}"
+    message = f"{len(unknown):,} labels of {images:,} images are not in the taxonomy"
     if config.unmapped == "stop":
-        raise UserError(f"{message}; add them as synonyms to a tree of your own (taxonomy=FILE), or set unmapped=drop")
+        raise UserError(f"{message}: add them as synonyms to a tree of your own (taxonomy=FILE), or set unmapped=drop")
     print(f"{message}; they are dropped where they have no morphology", file=sys.stderr)
 
 

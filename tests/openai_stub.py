@@ -25,6 +25,8 @@ class StubServer:
     bodies: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     """The Authorization headers."""
+    key: str | None = None
+    """The key without which it does not even say that it lists no models."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -83,6 +85,12 @@ def serving(respond: Callable[[dict[str, Any], int], Reply]) -> Iterator[StubSer
             self.send_header("retry-after-ms", "1")  # so that a repetition doesn't wait
             self.end_headers()
             self.wfile.write(data)
+
+        def do_GET(self) -> None:
+            status = 401 if stub.key is not None and self.headers["Authorization"] != f"Bearer {stub.key}" else 404
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
 
         def log_message(self, format: str, *args: Any) -> None:
             """Say nothing."""

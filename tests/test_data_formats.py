@@ -232,6 +232,17 @@ def test_wrong_diagnoses_are_distinct_and_no_nearer_label_is_left_out(leaves_bel
         assert min(chosen) >= max(left_out, default=0)
 
 
+@pytest.mark.parametrize("label", ["Compound Nevus", "Melanocytic Nevus", "Nodular Melanoma", "Tinea Pedis"])
+def test_no_wrong_diagnosis_is_right_as_well(label):
+    tree = Taxonomy.load()
+    context = replace(FULL, taxonomy=tree, labels=tree.labels)
+    for number in range(20):
+        question, answer = only(replace(ANNOTATED, label=label, id=f"s_{number}"), "diagnosis_choice_25", context)
+        wrong = set(lettered(question).values()) - {answer[3:]}
+        assert len(wrong) == 24
+        assert not any(tree.overlap(label, other) for other in wrong)
+
+
 def test_a_diagnosis_choice_does_not_depend_on_the_order_in_which_labels_are_listed():
     backwards = replace(FULL, labels=TAXONOMY.labels[::-1])
     assert only(ANNOTATED, "diagnosis_choice_4", FULL) == only(ANNOTATED, "diagnosis_choice_4", backwards)

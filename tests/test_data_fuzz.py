@@ -1,19 +1,26 @@
 """Damaged input: whatever bytes a data set holds, every entry is kept or dropped by name, and nothing else happens."""
 
 import io
+import json
 import random
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
-from dermo_ray.config.prepare import ImageSettings
+from dermo_ray.config.prepare import ImageSettings, PrepareConfig
 from dermo_ray.config.sources import SourceConfig
-from dermo_ray.data.ingest import ingest
-from dermo_ray.data.listing import survey
+from dermo_ray.data.ingest import ingest, store_block
+from dermo_ray.data.listing import as_tables, entries_of, repeated
+from dermo_ray.data.selection import select
 from dermo_ray.data.sources import open_source
+from dermo_ray.data.tables import INGESTED
+from dermo_ray.morphology import DERM7PT_FIELDS
+from dermo_ray.taxonomy import Taxonomy
 
 KINDS = {"JPEG": "jpg", "PNG": "png", "GIF": "gif", "TIFF": "tif", "WEBP": "webp", "BMP": "bmp"}
 
@@ -53,7 +60,8 @@ def test_a_thousand_damaged_images_are_kept_or_dropped_by_name(tmp_path: Path) -
     verdicts = Counter(row["reject"] or "kept" for row in rows)
     assert sum(verdicts.values()) == 1000
     assert verdicts.keys() <= {
-        "kept", "empty_file", "not_an_image", "damaged_image", "image_too_large", "image_too_small", "missing_file"
+        "kept", "empty_file", "not_an_image", "damaged_image", "image_too_large", "image_too_small", "image_too_narrow",
+        "missing_file",
     }  # fmt: skip
     assert min(verdicts["kept"], verdicts["damaged_image"], verdicts["not_an_image"]) > 50
     stored = [tmp_path / "out" / row["image"] for row in rows if row["image"] is not None]
@@ -63,17 +71,83 @@ def test_a_thousand_damaged_images_are_kept_or_dropped_by_name(tmp_path: Path) -
             image.load()
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_fifty_damaged_rows_are_kept_or_dropped_by_name(seed: int, tmp_path: Path, write_ham10000) -> None:
-    rng = random.Random(seed)
-    rows = [(f"HAM_{number // 2}", f"ISIC_{number:02d}", rng.choice(["nv", "mel", "bkl"])) for number in range(50)]
-    write_ham10000(tmp_path, rows, {image_id: 1 for _, image_id, _ in rows})
-    table = tmp_path / "HAM10000_metadata.csv"
+def ham10000(root: Path, count: int) -> Path:
+    rows = [f"HAM_{n // 2},ISIC_{n:03d},{LABELS[n % 3]}" for n in range(count)]
+    return written(root / "HAM10000_metadata.csv", "lesion_id,image_id,dx", rows)
+
+
+def derm7pt(root: Path, count: int) -> Path:
+    fields = {name.lower().replace(" ", "_"): values[-1] for name, values in DERM7PT_FIELDS.items()}
+    rows = [f"{n},{LABELS[n % 3]},ISIC_{n:03d}.jpg,ISIC_{n:03d}.jpg,{','.join(fields.values())}" for n in range(count)]
+    return written(root / "meta" / "meta.csv", f"case_num,diagnosis,clinic,derm,{','.join(fields)}", rows)
+
+
+def fitzpatrick17k(root: Path, count: int) -> Path:
+    rows = [f"ISIC_{n:03d},{n % 6 + 1},{LABELS[n % 3]}," for n in range(count)]
+    return written(root / "fitzpatrick17k.csv", "md5hash,fitzpatrick_scale,label,qc", rows)
+
+
+def comma_table(root: Path, count: int) -> Path:
+    rows = [f'ISIC_{n:03d}.jpg,{LABELS[n % 3]},{n // 2},{n % 6 + 1},"Scale; Papule"' for n in range(count)]
+    return written(root / "t.csv", "image,label,patient,tone,seen", rows)
+
+
+def json_lines(root: Path, count: int) -> Path:
+    cells = ({"image": f"ISIC_{n:03d}.jpg", "label": LABELS[n % 3], "patient": n // 2, "tone": 3} for n in range(count))
+    rows = [json.dumps(row | {"seen": ["Scale", "Papule"]}) for row in cells]
+    return written(root / "t.jsonl", rows[0], rows[1:])
+
+
+def written(path: Path, first: str, rows: list[str]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in [first, *rows]))
+    return path
+
+
+LABELS = ("nevus", "melanoma", "psoriasis")
+FOLDERS = {"ham10000": "HAM10000_images_part_1", "derm7pt": "images"}
+COLUMNS = {"image": "image", "label": "label", "group": "patient", "skin_tone": "tone", "skincon": "seen"}
+
+
+@pytest.mark.parametrize("write", [ham10000, derm7pt, fitzpatrick17k, comma_table, json_lines])
+def test_of_damaged_rows_each_that_is_listed_is_kept_or_dropped_by_name(
+    write: Callable[[Path, int], Path], tmp_path: Path
+) -> None:
+    count, name = 200, write.__name__
+    table = write(tmp_path, count)
+    pictures = tmp_path / FOLDERS.get(name, "")
+    pictures.mkdir(exist_ok=True)
+    for number in range(count):
+        pixels = np.random.default_rng(number).integers(0, 256, (9, 12, 3), np.uint8)
+        Image.fromarray(pixels).resize((48, 36)).save(pictures / f"ISIC_{number:03d}.jpg")
+    if name in FOLDERS or name == "fitzpatrick17k":
+        config = SourceConfig.model_validate({"name": name, "root": tmp_path})
+    else:
+        options = {"root": tmp_path, "file": table, "modality": "clinical", "columns": COLUMNS}
+        config = SourceConfig.model_validate({"name": "table", **options})
+    rng = random.Random(name)
     lines = table.read_bytes().splitlines(keepends=True)
-    table.write_bytes(lines[0] + b"".join(damaged(line, rng) for line in lines[1:]))
-    source = open_source(SourceConfig(name="ham10000", root=tmp_path), seed=0)
+    broken = [damaged(line, rng) if rng.random() < 0.7 else line for line in lines[1:]]
+    table.write_bytes(lines[0] + b"".join(broken))
+
+    source = open_source(config, seed=0)
     entries = source.entries()
-    found = survey(source, entries)
-    assert found.entries == len(entries) > 0
-    assert found.refused.keys() <= {"malformed_row", "missing_file"}
-    assert sum(found.labels.values()) + sum(found.refused.values()) <= found.entries
+    out = tmp_path / "out"
+    rows = [
+        ingest(entry, config.title, source, ImageSettings(), out)
+        for block in as_tables(config.title, entries, 64)
+        for entry in entries_of(block)
+    ]
+    twice = repeated({config.title: entries})
+    read = [*rows, *twice.to_pylist()]
+    assert len(read) == len(entries) > count / 2
+    store_block(rows, out / "rows.parquet")
+
+    settings = PrepareConfig.model_validate({"sources": [config], "out": out, "split": {"val": 0, "test": 0}})
+    found = select(pa.Table.from_pylist(read, INGESTED), settings, Taxonomy.load())
+    assert len(found.samples) + len(found.rejects) == len(read)
+    assert min(len(found.samples), len(found.rejects)) > 20
+    assert Counter(found.rejects["reject"].to_pylist()).keys() <= {
+        "malformed_row", "malformed_morphology", "missing_file", "missing_label", "unknown_label", "duplicate_id",
+        "near_duplicate",
+    }  # fmt: skip

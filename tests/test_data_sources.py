@@ -1,5 +1,6 @@
 """Sources: tables and folders as they are read, settings that don't fit, HAM10000, phantoms the same everywhere."""
 
+import errno
 import os
 from pathlib import Path
 from typing import get_args
@@ -70,6 +71,15 @@ def test_a_quote_that_nothing_closes_costs_its_own_row_alone(tmp_path):
     rows = read_rows(tmp_path / "a.csv", ("id", "label"))
     assert [row["id"] for row in rows] == [str(number) if number != 8 else "" for number in range(301)]
     assert {row["label"] for row in rows[20:300]} == {"nv"}
+
+
+def test_a_folder_that_can_not_be_listed_is_named(tmp_path, monkeypatch):
+    def refuse(folder):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(UserError, match=f"can't list {tmp_path} .Permission denied.: mend its permissions"):
+        list(image_files(tmp_path))
 
 
 def test_image_files_are_found_at_any_depth_sorted_and_without_what_is_hidden(tmp_path):

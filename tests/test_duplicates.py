@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from dermo_ray.config import load
 from dermo_ray.config.duplicates import DuplicateSettings
-from dermo_ray.data.duplicates import components, judge, near_pairs, perceptual_hash
+from dermo_ray.data.duplicates import components, judge, near_pairs, perceptual_hash, same_files
 from dermo_ray.errors import UserError
 
 NOBODY = np.zeros(5, bool)
@@ -120,9 +120,9 @@ def test_pairs_are_those_of_brute_force(hashes, distance):
     assert found(distinct, distance) == brute_force(distinct, distance)
 
 
-def test_without_a_distance_even_equal_images_stand_alone():
-    assert components(np.zeros(4, np.uint64), None).tolist() == [0, 1, 2, 3]
-    assert components(np.zeros(4, np.uint64), 0).tolist() == [0, 0, 0, 0]
+def test_equal_files_are_one_component_named_by_its_first_member():
+    assert same_files(["b", "a", "b", "c", "a"]).tolist() == [0, 1, 0, 3, 1]
+    assert same_files([]).tolist() == []
 
 
 def test_a_chain_of_near_images_is_one_component_named_by_its_first_member():

@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 import yaml
+from openai_stub import error, serving
 
+from dermo_ray.config.asking import EndpointSettings
 from dermo_ray.config.mavic import MavicConfig
 from dermo_ray.config.model import LoraSettings
 from dermo_ray.config.pools import EngineSettings, PoolSettings
 from dermo_ray.config.preflight import MODELS, PreflightConfig, job_of
+from dermo_ray.config.prepare import PrepareConfig
 from dermo_ray.config.reward import RewardConfig
 from dermo_ray.errors import UserError
 from dermo_ray.memory import PUBLISHED
@@ -29,6 +32,7 @@ from jobs.preflight.nodes import DRIVER, NodeFacts, ask_nodes
 from jobs.preflight.plan import Plan
 from jobs.preflight.resources import Cluster, Node, check_resources
 from jobs.preflight.reward import check_scoring
+from jobs.preflight.teacher import check_teacher
 from jobs.preflight.versions import check_system, check_versions
 
 ROOT = Path(__file__).parent.parent
@@ -314,6 +318,36 @@ def test_a_reward_that_prefers_an_empty_completion_is_a_warning(
 
 
 @pytest.mark.usefixtures("ray_cluster")
+def test_a_teachers_server_must_answer_and_take_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(lambda *_: error(500)) as stub:
+        endpoint = EndpointSettings(base_url=stub.base_url, model="m")
+        assert check_teacher(endpoint).status == "pass"  # it lists no models, but it answers
+        stub.key = "right"
+        keyed = endpoint.model_copy(update={"api_key_env": "STUB_KEY"})
+        monkeypatch.delenv("STUB_KEY", raising=False)
+        assert "set the environment variable STUB_KEY" in check_teacher(keyed).line
+        monkeypatch.setenv("STUB_KEY", "wrong")
+        assert "refuses the key (HTTP 401): check STUB_KEY" in check_teacher(keyed).line
+        monkeypatch.setenv("STUB_KEY", "right")
+        assert check_teacher(keyed).status == "pass"
+        assert not stub.bodies  # nothing was asked for that costs anything
+    gone = check_teacher(endpoint)
+    assert gone.status == "fail"
+    assert f"the teacher at {stub.base_url} does not answer" in gone.line
+    assert "\n" not in gone.line
+
+
+def test_a_teacher_that_is_not_asked_need_not_answer(tmp_path: Path) -> None:
+    teacher = {"endpoint": {"base_url": "http://127.0.0.1:9/v1", "model": "m"}, "cache": tmp_path / "answers"}
+
+    def plan(**changes: Any) -> Plan:
+        asked = {"source": "phantoms", "count": 9, "out": tmp_path / "out", "teacher": teacher | changes}
+        return Plan("prepare", PrepareConfig.model_validate(asked))
+
+    assert plan().teacher is not None
+    assert plan(budget_requests=0).teacher is None
+
+
 def test_every_node_answers_and_takes_its_file_away_again(tmp_path: Path) -> None:
     (tmp_path / "there").write_text("x")
     answers = ask_nodes([tmp_path / "there", tmp_path / "gone"], [tmp_path / "new" / "run"])

@@ -13,7 +13,7 @@ from pathlib import Path
 import datasets
 import pyarrow.parquet as pq
 import pytest
-from openai_stub import completion, serving
+from openai_stub import completion, error, serving
 from PIL import Image
 from ray.exceptions import RayTaskError
 
@@ -173,6 +173,31 @@ def test_the_content_does_not_depend_on_how_the_work_is_cut_up(phantoms, tmp_pat
         assert path.read_bytes() == (tmp_path / "again" / path.relative_to(out)).read_bytes()
 
 
+PREPARE_WITH_WORKERS = """
+import sys
+from dermo_ray.config import load
+from dermo_ray.config.prepare import PrepareConfig
+from jobs import prepare
+from jobs.cluster import ray_session
+
+prepare._IMAGES_PER_TASK = 20
+with ray_session(num_cpus=int(sys.argv[1])):
+    prepare.run(load(PrepareConfig, None, sys.argv[2:]))
+"""
+
+
+@pytest.mark.slow
+def test_the_content_does_not_depend_on_the_number_of_workers(tmp_path):
+    hashes = set()
+    for workers in ("1", "3"):
+        arguments = ["source=phantoms", "count=200", "phantom.size=48", f"out={tmp_path / workers}"]
+        job = [sys.executable, "-c", PREPARE_WITH_WORKERS, workers, *arguments]
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        subprocess.run(job, cwd=REPOSITORY, env=environment, check=True, timeout=300)
+        hashes.add(json.loads((tmp_path / workers / "manifest.json").read_text())["content_hash"])
+    assert len(hashes) == 1
+
+
 @pytest.fixture
 def damaged_ham10000(tmp_path, write_ham10000) -> Path:
     root = tmp_path / "ham10000"
@@ -277,10 +302,19 @@ def test_copies_and_images_of_a_benchmark_are_not_trained_on(ray_cluster, damage
     assert trained_on == {"ham10000"}
 
 
-def test_unmapped_labels_can_stop_the_run_before_an_image_is_read(damaged_ham10000, tmp_path):
-    with pytest.raises(UserError, match="1 labels of 1 images are not in the taxonomy: 'xyz'"):
-        prepare.run(settings(source="ham10000", root=damaged_ham10000, out=tmp_path / "out", unmapped="stop"))
-    assert not (tmp_path / "out").exists()
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_unmapped_labels_are_all_shown_before_they_stop_the_run(tmp_path, write_ham10000, capsys, dry_run):
+    labels = [f"nevuss {letter}" for letter in "abcdefg"] + ["nv", "xyz", "xyz"]
+    rows = [(f"HAM_{i}", f"ISIC_{i}", label) for i, label in enumerate(labels)]
+    write_ham10000(tmp_path, rows, {image: 1 for _, image, _ in rows})
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match="8 labels of 9 images are not in the taxonomy: add them as synonyms"):
+        prepare.run(settings(source="ham10000", root=tmp_path, out=out, unmapped="stop", dry_run=dry_run))
+    said = capsys.readouterr().out
+    assert all(label in said for label in set(labels) - {"nv"})
+    assert "Nevus" in said
+    assert ("To be read" in said) == dry_run
+    assert not out.exists()
 
 
 def test_a_dry_run_says_what_would_be_read_and_writes_nothing(damaged_ham10000, tmp_path, capsys):
@@ -314,6 +348,48 @@ def test_what_a_teacher_writes_is_marked_and_is_no_reference(ray_cluster, damage
     rows = [row for split in read(out, "trajectories").values() for row in split]
     assert {row["annotator"] is not None for row in rows if row["format"] == "morph_description"} == {True}
     assert all("morph" not in json.loads(row["ground_truth"]) for row in read(out, "rl")["train"])
+
+
+def test_a_teacher_that_does_not_answer_stops_the_run_before_an_image_is_read(ray_cluster, damaged_ham10000, tmp_path):
+    out = tmp_path / "out"
+    asking = {"endpoint": {"base_url": "http://127.0.0.1:9/v1", "model": "m"}, "cache": tmp_path / "answers"}
+    with pytest.raises(UserError, match=r"the teacher at http://127\.0\.0\.1:9/v1 does not answer"):
+        prepare.run(settings(source="ham10000", root=damaged_ham10000, out=out, teacher=asking))
+    assert not list(tmp_path.glob("out*/**/*.*"))
+
+
+def test_questions_without_an_answer_are_asked_again_by_an_unchanged_run(
+    ray_cluster, damaged_ham10000, tmp_path, capsys
+):
+    findings = {DERM7PT_KEY: {name: values[0] for name, values in DERM7PT_FIELDS.items()}}
+    seen = json.dumps({"detailed_description": "word " * 20, "morphological_features_others": [], **findings})
+
+    def respond(body, count):
+        return error(400) if count < 3 else completion(seen)
+
+    with serving(respond) as teacher:
+        out = tmp_path / "out"
+        asking = {"endpoint": {"base_url": teacher.base_url, "model": "stub"}, "cache": tmp_path / "answers"}
+        config = settings(
+            source="ham10000",
+            root=damaged_ham10000,
+            out=out,
+            formats=["diagnosis"],
+            teacher=asking | {"fields": ["morphology"], "budget_requests": 43},
+        )
+
+        def counts() -> tuple[int, int, int]:
+            prepare.run(config)
+            asked = json.loads((out / "manifest.json").read_text())["teacher"]
+            return asked["accepted"]["morphology"], sum(asked["failed"].values()), asked["over_budget"]
+
+        assert counts() == (40, 3, 39)
+        assert counts() == (82, 0, 0)
+        sent = len(teacher.bodies)
+        capsys.readouterr()
+        assert counts() == (82, 0, 0)
+        assert "nothing to do" in capsys.readouterr().out
+        assert len(teacher.bodies) == sent == 85
 
 
 def test_what_a_concept_model_drafts_is_marked_and_is_no_reference(ray_cluster, damaged_ham10000, tmp_path):
@@ -367,6 +443,7 @@ def test_a_folder_that_is_no_prepared_one_is_left_alone(tmp_path):
         (["sources=[{name: phantoms, count: 5, rot: y}]", "out=x"], "did you mean sources.0.root"),
         (["sources=[{name: phantoms, count: 5}]", "count=5", "out=x"], "count belongs to one source"),
         (["sources=[{name: phantoms, count: 5}, {name: phantoms, count: 6}]", "out=x"], "names a data set twice"),
+        (["sources=[{name: ddi, root: y, use: train}]", "out=x"], "ddi is a benchmark, which is never trained on"),
         (["source=phantoms", "count=5", "out=x", "split.val=0.6", "split.test=0.4"], "leave nothing to train on"),
     ],
 )
@@ -374,6 +451,12 @@ def test_a_wrong_setting_is_explained_in_one_line(overrides, message):
     with pytest.raises(UserError, match=message) as caught:
         load(PrepareConfig, None, overrides)
     assert "\n" not in str(caught.value)
+
+
+def test_a_source_that_is_there_to_measure_with_is_a_benchmark_without_being_told():
+    config = load(PrepareConfig, None, ["sources=[{name: ddi, root: y}, {name: phantoms, count: 5}]", "out=x"])
+    assert [source.use for source in config.mixture] == ["benchmark", "train"]
+    assert load(PrepareConfig, None, ["source=ddi", "root=y", "out=x"]).mixture[0].use == "benchmark"
 
 
 def test_the_demo_settings_are_valid():

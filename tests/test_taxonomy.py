@@ -384,6 +384,30 @@ def test_what_is_written_as_yaml_reads_as_the_same_tree(tree: Taxonomy) -> None:
     assert set(parse_yaml(yaml.safe_dump(shape, sort_keys=False))) == set(tree.leaves)
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "both_may_be_right"),
+    [
+        ("Compound Nevus", "nv", True),
+        ("Benign Lesion", "Spitz Nevus", True),
+        ("bkl", "Solar Lentigo", True),
+        ("Melanocytic Nevus", "Melanoma", False),
+        ("Compound Nevus", "Junctional Nevus", False),
+        ("Benign Lesion", "Malignant", False),
+    ],
+)
+def test_an_umbrella_overlaps_what_it_covers_and_nothing_else(one: str, other: str, both_may_be_right: bool) -> None:
+    assert DEFAULT.overlap(one, other) == DEFAULT.overlap(other, one) == both_may_be_right
+
+
+def test_what_a_leaf_covers_is_a_leaf_or_category_of_the_tree_and_stands_in_yaml_alone() -> None:
+    assert set(parse_yaml(yaml.safe_dump(nested(DEFAULT.leaves)))) == set(DEFAULT.leaves)
+    assert "_covers_" not in top_down(DEFAULT.leaves)
+    with pytest.raises(UserError, match="the taxonomy: a covers 'c', which is neither a leaf nor a category"):
+        Taxonomy([Leaf("a", (), covers=("b", "c")), Leaf("b", ())])
+    with pytest.raises(ValueError, match="_covers_ names 'c', which is no leaf"):
+        parse_yaml("{a: [], _covers_: {c: [a]}}")
+
+
 @pytest.mark.parametrize("write_shape", [bottom_up, top_down, nested])
 def test_the_default_tree_survives_each_shape(write_shape: Callable[..., dict[str, Any]]) -> None:
     text = json.dumps(write_shape(DEFAULT.leaves))  # JSON is YAML too

@@ -16,5 +16,9 @@ class AskFailed(Exception):
     """One question got no answer. `reason` is a short name to count by, `detail` says more to a person."""
 
     def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
+        super().__init__(reason, detail)  # both, so that it survives the way from another process
+        self.reason, self.detail = reason, detail
+
+    def __str__(self) -> str:
+        """Both in one line."""
+        return f"{self.reason}: {self.detail}"

@@ -25,6 +25,8 @@ Complete = Callable[[Mapping[str, Any]], Awaitable[ChatCompletion]]
 _NO_KEY = "none"
 """Sent where a server asks for no key: the client insists on one."""
 _DETAIL_CHARACTERS = 300
+_REACHED_WITHIN = 10.0
+"""Seconds."""
 
 
 @asynccontextmanager
@@ -72,6 +74,26 @@ async def completion_client(endpoint: EndpointSettings, settings: AskingSettings
                 raise AskFailed("connection", _without(key, error)) from None
 
         yield complete
+
+
+def reach(endpoint: EndpointSettings, who: str) -> None:
+    """Ask the server of `endpoint` which models it has, for any answer but a refusal of the key.
+
+    Raises `UserError` where the environment lacks the key, the server refuses it, or none answers within seconds.
+    """
+    key = _key(endpoint, who)
+    with openai.OpenAI(base_url=endpoint.base_url, api_key=key, max_retries=0, timeout=_REACHED_WITHIN) as client:
+        try:
+            client.models.list()
+        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+            raise UserError(_refusal(endpoint, who, error.status_code)) from None
+        except openai.APIConnectionError as error:
+            raise UserError(
+                f"{who} at {endpoint.base_url} does not answer ({_without(key, error)}): start it, correct base_url, "
+                "or use the answers there are with budget_requests=0"
+            ) from None
+        except openai.APIError:  # it answers, if only that it lists no models
+            return
 
 
 def request_body(

@@ -20,6 +20,8 @@ class ImageSettings(Settings):
     """Scale images down until their longer side is at most this many pixels; null keeps their size."""
     min_side: int = Field(default=32, ge=1)
     """Drop images whose shorter side is smaller than this."""
+    max_aspect: float = Field(default=8, ge=1)
+    """Drop images whose longer side is more than this many times the shorter one: scaled, little would be left."""
     max_pixels: int = Field(default=80_000_000, ge=1)
     """Drop images that announce more pixels than this, without decoding them."""
     encoding: Literal["png", "jpeg"] = "jpeg"

@@ -1,6 +1,6 @@
 """Settings of the data sets that `jobs.prepare` reads."""
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -112,6 +112,9 @@ _TAKES: dict[str, set[str]] = _NEEDS | {
     "ddi": {"root", "skincon"},
 }
 
+_BENCHMARKS = frozenset({"ddi"})
+"""Sources that are there to measure with; whoever trained on them could no longer compare with others."""
+
 
 class SourceConfig(SourceOptions):
     """One source of a mixture."""
@@ -121,12 +124,23 @@ class SourceConfig(SourceOptions):
     alias: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9_-]*$")
     """What records call it instead of its name; needed where `folder` or `table` stands in a mixture twice."""
     use: Literal["train", "benchmark"] = "train"
-    """benchmark: its images make no record, and no image that looks like one of them is trained on."""
+    """benchmark: its images make no record, and no image that looks like one of them is trained on; ddi always is."""
 
     @property
     def title(self) -> str:
         """What records call it."""
         return self.alias or self.name
+
+    @model_validator(mode="before")
+    @classmethod
+    def _benchmarks_stay_aside(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("name") not in _BENCHMARKS:
+            return data
+        if data.get("use", "benchmark") == "train":
+            raise ValueError(
+                f"{data['name']} is a benchmark, which is never trained on: set use=benchmark or remove it"
+            )
+        return {"use": "benchmark"} | data
 
     @model_validator(mode="after")
     def _has_what_it_needs(self) -> "SourceConfig":

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, get_args
 
+import yaml
+
 from dermo_ray.records import Split
 
 
@@ -10,6 +12,7 @@ def data_card(manifest: Mapping[str, Any]) -> str:
     """The card as Markdown, from the manifest alone."""
     counts = manifest["counts"]
     parts = [
+        _front_matter(counts),
         "# Prepared dermatology corpus",
         "For research only. This is not a medical device, and models trained on it must not be used to diagnose.\n"
         "Keep to the licence of every source below; some forbid commercial use.",
@@ -38,7 +41,7 @@ def data_card(manifest: Mapping[str, Any]) -> str:
         parts += [
             _table((dimension.replace("_", " "), "count"), list(values.items()))
             for dimension, values in counts[kind].items()
-            if dimension not in ("total", "source")
+            if dimension != "total" and (kind, dimension) != ("images", "source")  # which stand under Sources
         ]
     if manifest["examples"]:
         parts.append("## Examples")
@@ -56,13 +59,44 @@ def data_card(manifest: Mapping[str, Any]) -> str:
             "Machine-made texts and morphologies; the column `annotator` of samples and conversations says by which\n"
             "model, with which prompt and when. No reference of a reward is machine-made."
         )
-        parts.append(_table(("part", "accepted"), list(manifest["teacher"]["accepted"].items())))
+        parts += _teacher(manifest["teacher"])
     if manifest["labels"]["unknown"]:
         unknown = manifest["labels"]["unknown"].items()
         rows = [(label, facts["count"], ", ".join(facts["nearest"])) for label, facts in unknown]
         parts.append("## Labels the taxonomy does not know")
         parts.append(_table(("label", "count", "nearest"), rows))
     return "\n\n".join(parts) + f"\n\nContent hash: `{manifest['content_hash']}`\n"
+
+
+def _front_matter(counts: Mapping[str, Any]) -> str:
+    """What `datasets.load_dataset(FOLDER)` reads: the tables by name, the first of them by default."""
+    files = {
+        kind: {
+            split: f"{kind}/{split}/*.parquet" for split in get_args(Split) if split in counts[kind].get("split", {})
+        }
+        for kind in ("trajectories", "rl")
+    } | {"samples": {"all_splits": "samples.parquet"}}
+    configs: list[dict[str, Any]] = [
+        {"config_name": name, "data_files": [{"split": split, "path": path} for split, path in paths.items()]}
+        for name, paths in files.items()
+        if paths
+    ]
+    configs[0]["default"] = True
+    return f"---\n{yaml.safe_dump({'configs': configs}, sort_keys=False)}---"
+
+
+def _teacher(counts: Mapping[str, Any]) -> list[str]:
+    """What was accepted of a teacher's answers, what a filter refused, and what was never answered."""
+    refused = [(part, name, count) for part, names in counts["dropped"].items() for name, count in names.items()]
+    unanswered = [
+        *counts["failed"].items(),
+        *([("over_budget", counts["over_budget"])] if counts["over_budget"] else []),
+    ]
+    return [
+        _table(("part", "accepted"), list(counts["accepted"].items())),
+        *([_table(("part", "dropped as", "count"), refused)] if refused else []),
+        *([_table(("questions without an answer", "count"), unanswered)] if unanswered else []),
+    ]
 
 
 def _evenness(manifest: Mapping[str, Any]) -> list[str]:

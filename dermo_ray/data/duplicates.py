@@ -4,7 +4,7 @@ Invariants: the pairs found are exactly those that a comparison of every image w
 image of a component in which a benchmark's image lies is kept for training.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
@@ -67,20 +67,24 @@ def near_pairs(hashes: Hashes, distance: int) -> Iterator[Indices]:
                 yield np.stack([order[near], order[near + step]], axis=1)
 
 
-def components(hashes: Hashes, distance: int | None) -> Indices:
+def components(hashes: Hashes, distance: int) -> Indices:
     """The component of each image, by `hashes` [n], named by the index of its first member: [n].
 
     Two images are in one component if they differ in at most `distance` bits, or if a chain of images leads from one
-    to the other in which neighbours do. Without a distance each image stands alone.
+    to the other in which neighbours do.
     """
-    if distance is None:
-        return np.arange(len(hashes))
     distinct, members = np.unique(hashes, return_inverse=True)
     labels = np.arange(len(distinct))
     for pairs in _batches(near_pairs(distinct, distance), _PAIRS_AT_ONCE):
         labels = connected(labels[pairs], len(distinct))[labels]
     _, first, members = np.unique(labels[members], return_index=True, return_inverse=True)
     return first[members]
+
+
+def same_files(names: Sequence[str]) -> Indices:
+    """The component of each image where only those with one stored file are one picture, named as by `components`."""
+    first: dict[str, int] = {}
+    return np.array([first.setdefault(name, index) for index, name in enumerate(names)], np.int64)
 
 
 def connected(edges: Indices, count: int) -> Indices:

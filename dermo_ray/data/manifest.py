@@ -14,8 +14,10 @@ from typing import Any
 import pyarrow as pa
 
 from dermo_ray.config.prepare import PrepareConfig
+from dermo_ray.config.teacher import TeacherSettings
+from dermo_ray.data import ingest
 from dermo_ray.data.drafts import annotator_of
-from dermo_ray.data.samples import Entry
+from dermo_ray.data.samples import UNREADABLE, Entry
 from dermo_ray.taxonomy import Taxonomy
 
 MANIFEST = "manifest.json"
@@ -42,20 +44,20 @@ class Tally:
 
 
 def settings_key(config: PrepareConfig, entries: Mapping[str, Sequence[Entry]], taxonomy: Taxonomy) -> str:
-    """A hash of everything the corpus depends on: the settings without paths, the listing of every source, the tree."""
+    """A hash of everything the corpus depends on: the settings without paths, the listing of every source, the tree.
+
+    Where a teacher is asked, how persistently and at what cost don't count in.
+    """
     paths = {"root", "file", "skincon"}
+    elsewhere = {"out", "cache", "concepts", "taxonomy", "teacher"}
+    no_matter = {"export", "dry_run", "replace", "unmapped", "min_images"}
     settings = config.model_dump(
         mode="json",
-        exclude={
-            **dict.fromkeys(
-                (*paths, "out", "cache", "concepts", "taxonomy", "export", "dry_run", "replace", "unmapped"), True
-            ),
-            "sources": {"__all__": paths},
-            "teacher": {"cache", "concurrency", "timeout", "deadline", "give_up_after"},
-        },
+        exclude={**dict.fromkeys(paths | elsewhere | no_matter, True), "sources": {"__all__": paths}},
     )
-    tree = [[leaf.label, leaf.path, leaf.synonyms] for leaf in taxonomy.leaves]
-    digest = hashlib.sha256(json.dumps([LAYOUT_VERSION, settings, tree], sort_keys=True).encode())
+    tree = [[leaf.label, leaf.path, leaf.synonyms, leaf.covers] for leaf in taxonomy.leaves]
+    versions = [LAYOUT_VERSION, ingest.VERSION]
+    digest = hashlib.sha256(json.dumps([versions, settings, tree, _teacher(config)], sort_keys=True).encode())
     if config.concepts is not None:
         digest.update(annotator_of(config.concepts).encode())
     for title, listing in entries.items():
@@ -63,6 +65,28 @@ def settings_key(config: PrepareConfig, entries: Mapping[str, Sequence[Entry]], 
         for entry in listing:
             digest.update(json.dumps([entry.id, entry.facts], sort_keys=True).encode())
     return digest.hexdigest()
+
+
+def _teacher(config: PrepareConfig) -> dict[str, Any] | None:
+    """What a teacher's answers and what is taken from them depend on."""
+    if config.teacher is None:
+        return None
+    asked = {"fields", "max_side", "temperature", "max_tokens", "filters"}
+    facts = config.teacher.model_dump(mode="json", include=asked) | {"model": config.teacher.model}
+    if config.teacher.endpoint is not None:
+        return facts | {"extra_body": config.teacher.endpoint.extra_body}
+    assert config.teacher.pool is not None  # the settings see to it
+    return facts | {"dtype": config.teacher.pool.model.dtype}
+
+
+def unfinished(manifest: Mapping[str, Any], teacher: TeacherSettings | None) -> str | None:
+    """What a run with the same settings could add to a prepared folder, in words; None where there is nothing."""
+    asked = manifest.get("teacher", {"failed": {}, "over_budget": 0})
+    questions = sum(asked["failed"].values()) + asked["over_budget"]
+    if questions and teacher is not None and teacher.budget_requests != 0:
+        return f"{questions:,} questions have no answer of the teacher's yet"
+    files = sum(reasons.get(UNREADABLE, 0) for reasons in manifest["dropped"].values())
+    return f"{files:,} files could not be read" if files else None
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:

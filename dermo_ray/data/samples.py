@@ -57,6 +57,10 @@ class Reject(Exception):
         self.reason = reason
 
 
+UNREADABLE = "unreadable_file"
+"""The one reason that may have passed when the same entry is read again."""
+
+
 @dataclass(frozen=True)
 class StoredSample:
     """A sample whose image was checked and stored and whose label was looked up: what records are written from."""

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dermo_ray.config.prepare import PrepareConfig
-from dermo_ray.data.duplicates import components, judge
+from dermo_ray.data.duplicates import components, judge, same_files
 from dermo_ray.data.splits import assign, split_keys
 from dermo_ray.data.tables import REJECTS, SAMPLES
 from dermo_ray.errors import UserError
@@ -44,10 +44,14 @@ def select(rows: pa.Table, config: PrepareConfig, taxonomy: Taxonomy) -> Selecti
     refused = [rows.filter(pc.is_valid(rows["reject"]))]
 
     benchmark = np.array([source in benchmark_titles for source in usable["source"].to_pylist()], bool)
-    component = components(usable["perceptual_hash"].to_numpy(), config.duplicates.distance)
+    distance, keep = config.duplicates.distance, config.duplicates.keep
+    if distance is None:  # copies stay, but one stored file is never on two sides
+        component, keep = same_files(usable["image"].to_pylist()), "all"
+    else:
+        component = components(usable["perceptual_hash"].to_numpy(), distance)
     annotated = usable["morphology"].is_valid().to_numpy()
-    verdicts = judge(component, benchmark=benchmark, annotated=annotated, keep=config.duplicates.keep)
-    keys = split_keys(component, usable["group"].to_pylist(), usable["image"].to_pylist(), benchmark)
+    verdicts = judge(component, benchmark=benchmark, annotated=annotated, keep=keep)
+    keys = split_keys(component, usable["group"].to_pylist(), usable["content"].to_pylist(), benchmark)
     splits = assign(keys, benchmark, config.split, config.seed)
     # a photograph of a lesion of which a benchmark has another one would give that lesion away
     measured = {key for key, aside in zip(keys, benchmark, strict=True) if aside}

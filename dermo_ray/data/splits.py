@@ -39,7 +39,7 @@ def split_keys(
 
     Images with one `component` (of near-duplicates) or one of the `groups` (lesion or patient, None where unknown)
     belong together, dropped near-duplicates and `benchmark` images included. Their key is that of the first of them
-    that is no benchmark's: its group, or where that is unknown its content (the name of the stored file).
+    that is no benchmark's: its group, or where that is unknown its content (a hash of the source's bytes).
 
     So images keep their key, and thus their split, when sources are appended to the settings, with one exception:
     where a new image links two sets that were apart, as when it equals a picture of each, the set of lower rank keeps

@@ -27,6 +27,7 @@ INGESTED = pa.schema(
         "source": _TEXT,
         "group": _TEXT,
         "modality": _TEXT,
+        "content": _TEXT,
         "image": _TEXT,
         "perceptual_hash": pa.uint64(),
         "raw_label": _TEXT,
@@ -36,8 +37,11 @@ INGESTED = pa.schema(
         "reject": _TEXT,
     }
 )
-"""One row for every entry that was read. `morphology` and `annotation` are JSON in the released shape; `reject` is
-the reason why the entry can't be used, null for those that can."""
+"""One row for every entry that was read.
+
+`content` is a hash of the source's bytes, or of the pixels where it draws them; `image` is named by what is stored.
+`morphology` and `annotation` are JSON in the released shape; `reject` is the reason why the entry can't be used, null
+for those that can."""
 
 SAMPLES = pa.schema(
     {

@@ -1,9 +1,9 @@
 """Checks, before anything starts, whether a job can run as it is set: `python -m jobs.preflight CONFIG.yaml`.
 
-CONFIG is the settings file of prepare, sft, concepts, mavic, evaluate or serve, with the same overrides; `job=sft` says
-which where it can't be told. Looked at are: the cluster's resources, versions and system libraries on every node, the
-model folder, GPU memory by pool, data and run directory from every node, disk space, the reward, the port. A table
-says what was found and what to do about it. Every job runs the same checks first.
+CONFIG is the settings file of prepare, sft, concepts, mavic, evaluate or serve, with the same overrides; `job=sft`
+says which where it can't be told. Looked at are: the cluster's resources, versions and system libraries on every node,
+the model folder, GPU memory by pool, data and run directory from every node, disk space, the reward, the teacher's
+server, the port. A table says what was found and what to do about it. Every job runs the same checks first.
 
 Invariant: nothing is changed. Files that nodes leave to find out whether they share a folder are removed again.
 """
@@ -24,7 +24,7 @@ from dermo_ray.config.serve import ServeConfig
 from dermo_ray.config.sft import SftConfig
 from dermo_ray.errors import UserError
 from jobs.cluster import ray_session
-from jobs.preflight import checkpoint, disk, folders, host_memory, model, ports, resources, reward, versions
+from jobs.preflight import checkpoint, disk, folders, host_memory, model, ports, resources, reward, teacher, versions
 from jobs.preflight.connected import connected_cluster
 from jobs.preflight.finding import Finding, table
 from jobs.preflight.nodes import ask_nodes
@@ -73,6 +73,8 @@ def check(plan: Plan, cluster: resources.Cluster, verified: ModelSettings | None
         yield finding
     if base is not None:
         yield from model.check_model(base.path, plan.engines)
+    if plan.teacher is not None:
+        yield teacher.check_teacher(plan.teacher)
     yield from _of_nodes(plan, base.path if base is not None else None)
     if plan.reward is not None:
         yield from reward.check_scoring(plan.reward)

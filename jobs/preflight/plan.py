@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dermo_ray.config.asking import EndpointSettings
 from dermo_ray.config.base import Settings
 from dermo_ray.config.model import ModelSettings
 from dermo_ray.config.pools import EngineSettings, PoolSettings
 from dermo_ray.config.preflight import JobName
 from dermo_ray.config.reward import RewardConfig
+from dermo_ray.config.teacher import TeacherSettings
 
 T = TypeVar("T")
 
@@ -47,6 +49,12 @@ class Plan:
     def reward(self) -> RewardConfig | None:
         """The reward that completions are scored by."""
         return next((reward for _, reward in _found(self.config, RewardConfig)), None)
+
+    @property
+    def teacher(self) -> EndpointSettings | None:
+        """The server that is to annotate, where it is asked at all."""
+        found = next((teacher for _, teacher in _found(self.config, TeacherSettings)), None)
+        return None if found is None or found.budget_requests == 0 else found.endpoint
 
     @property
     def reads(self) -> list[Path]:

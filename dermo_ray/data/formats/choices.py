@@ -55,7 +55,7 @@ def diagnosis_choice(sample: StoredSample, context: FormatContext, options: Lite
     """One question among `options` labels of the corpus; none where the corpus has fewer.
 
     Wrong options are the labels nearest to the right one in the taxonomy: its siblings, then its cousins, then others,
-    drawn at random among equally near ones.
+    drawn at random among equally near ones. None covers the right one or is covered by it: that would be right, too.
     """
     if sample.label is None:
         return []
@@ -98,6 +98,10 @@ def _rings(label: str, labels: tuple[str, ...], taxonomy: Taxonomy) -> tuple[tup
     """The diagnoses among `labels` other than `label`, in groups of equal closeness to it, the nearest first."""
     right = taxonomy.canonical(label)
     others = {taxonomy.canonical(other) for other in labels} - {right, None}
-    closeness = {other: taxonomy.similarity(label, other) for other in others if other is not None}
+    closeness = {
+        other: taxonomy.similarity(label, other)
+        for other in others
+        if other is not None and not taxonomy.overlap(label, other)
+    }
     ordered = sorted(closeness, key=lambda other: (-closeness[other], other))
     return tuple(tuple(ring) for _, ring in groupby(ordered, key=closeness.__getitem__))

@@ -120,14 +120,19 @@ def image_files(root: Path, below: Iterable[str] = ("",)) -> Iterator[ImageFile]
 def _walk(folder: str | Path) -> Iterator[os.DirEntry[str]]:
     if not os.path.isdir(folder):
         return
-    with os.scandir(folder) as found:
-        for item in found:
-            if item.name.startswith("."):  # macOS leaves ._NAME.jpg beside an unpacked NAME.jpg
-                continue
-            if item.is_dir():
-                yield from _walk(item.path)
-            elif item.is_file() and os.path.splitext(item.name)[1].lower() in IMAGE_SUFFIXES:
-                yield item
+    try:
+        found = list(os.scandir(folder))
+    except OSError as error:
+        raise UserError(
+            f"can't list {folder} ({error.strerror}): mend its permissions, or name another root"
+        ) from error
+    for item in found:
+        if item.name.startswith("."):  # macOS leaves ._NAME.jpg beside an unpacked NAME.jpg
+            continue
+        if item.is_dir():
+            yield from _walk(item.path)
+        elif item.is_file() and os.path.splitext(item.name)[1].lower() in IMAGE_SUFFIXES:
+            yield item
 
 
 def images_by_stem(root: Path, below: Iterable[str], expected: str) -> dict[str, ImageFile]:
@@ -151,12 +156,13 @@ def fitzpatrick(text: str) -> int | None:
 
 
 def derm7pt_annotation(row: Mapping[str, str], columns: Mapping[str, str]) -> dict[str, Any] | None:
-    """The released JSON shape of a row's seven-point annotation; None where the row says nothing about it.
+    """The released JSON shape of a row's seven-point annotation; None where the row does not fill in all seven.
 
-    `columns` is {Derm7pt field: the column with its value}.
+    `columns` is {Derm7pt field: the column with its value}. A part of the checklist is no morphology that a completion
+    could state; the image's diagnosis is as good without it.
     """
-    values = {name: row[columns[name]] for name in DERM7PT_FIELDS if row[columns[name]]}
-    return {DERM7PT_KEY: values} if values else None
+    values = {name: row[columns[name]] for name in DERM7PT_FIELDS}
+    return {DERM7PT_KEY: values} if all(values.values()) else None
 
 
 def listed(
@@ -173,9 +179,12 @@ def listed(
 ) -> Entry:
     """The entry of row `number` (counted from 1) about the image called `key`; empty text stands for unknown.
 
-    `annotation` is a morphology in its released JSON shape, in the vocabulary of the modality.
+    `annotation` is a morphology in its released JSON shape, in the vocabulary of the modality. A row that can't be
+    written down, as a file's name that is no UTF-8 can't, keeps its number alone, and is refused as malformed.
     """
     file, size = image or (None, 0)
+    if not all(map(_is_text, (key, file or "", label, group))):
+        return Entry(f"{title}_row_{number}")
     facts = {
         "key": key,
         "file": file,
@@ -189,11 +198,19 @@ def listed(
     return Entry(f"{title}_{key or f'row_{number}'}", {name: fact for name, fact in facts.items() if fact})
 
 
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half a surrogate pair
+        return False
+    return True
+
+
 def listed_sample(entry: Entry, title: str, root: Path) -> Sample:
     """The sample of an entry that `listed` made.
 
-    Raises `Reject`: malformed_row (no image is named), missing_file, unknown_modality, malformed_morphology (a value
-    outside the vocabulary, or some Derm7pt fields without a value).
+    Raises `Reject`: malformed_row (no image is named, or not in text), missing_file, unknown_modality,
+    malformed_morphology (a value outside the vocabulary, or some Derm7pt fields without a value).
     """
     facts = entry.facts
     if "key" not in facts:
