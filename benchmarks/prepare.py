@@ -4,11 +4,11 @@
 
 ROOT is the published folder of HAM10000. Each image is scaled to the published 600 x 450 pixels once for each copy,
 with a border of its own cut off, so that no two files are alike. The work on one: decode, check, scale to 448 pixels,
-hash twice (content and look), encode as JPEG, store. The loop and `datasets.map` run it as one would write it with
-Pillow and imagehash, scaled by Lanczos' filter; ours scales linearly (`dermo_ray.data.images` says how near that is)
-and copies less, and that, not Ray, is why it is faster. Every repeat runs the three one after the other, into empty
-folders. Peak memory (proportional, with all processes of Ray) is that of the whole job on 2,000 and on 50,000 images,
-the latter as further names of the same files. Writes `benchmarks/results/prepare.json`.
+hash (content and look), encode as JPEG, store. The loop and `datasets.map` run it in two ways: as one would write
+it with Pillow and imagehash, and by the job's own functions, which scale linearly and copy less; the first says what a
+user gains, the second what Ray Data and the rest of the job cost. Every repeat runs all of them one after the other,
+into empty folders. Peak memory (proportional, with all processes of Ray) is that of the whole job on 2,000 and on
+50,000 images, the latter as further names of the same files. Writes `benchmarks/results/prepare.json`.
 """
 
 import argparse
@@ -21,15 +21,19 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
+import cv2
 import datasets
 import imagehash
 from PIL import Image, ImageOps
 
 from benchmarks.machine import describe
 from dermo_ray.config.prepare import ImageSettings, PrepareConfig
+from dermo_ray.data import images
+from dermo_ray.data.duplicates import perceptual_hash
 from jobs import prepare
 from jobs.cluster import ray_session
 from jobs.memory import PeakMemory
@@ -45,21 +49,21 @@ def main() -> None:
     parser.add_argument("--copies", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
+    cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         paths = enlarge(arguments.root, folder / "data", arguments.copies)
         runs = [rates(paths, folder) for _ in range(arguments.repeats)]
         memory = {size: peak_memory(paths, size, folder) for size in MEASURED_SIZES}
     median = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
-    cores = os.cpu_count() or 1
     result = {
         "command": f"python -m benchmarks.prepare ROOT --copies {arguments.copies} --repeats {arguments.repeats}",
         "machine": describe(),
         "images": len(paths),
         "images_per_second": runs,
         "median_images_per_second": median,
-        "share_of_loop_times_cores": median["prepare"] / (median["loop"] * cores),
-        "times_datasets_map": median["prepare"] / median["datasets_map"],
+        "beside_plain_code": beside(median, "plain"),
+        "beside_the_same_code": beside(median, "same"),
         "peak_memory_gib": memory,
     }
     RESULT.parent.mkdir(parents=True, exist_ok=True)
@@ -93,25 +97,53 @@ def write_table(data: Path, paths: list[Path]) -> None:
         writer.writerows([path.stem, path.stem, "nv"] for path in paths)
 
 
-def work(path: str, out: str) -> tuple[str, int]:
-    """The same work as one would write it with Pillow and imagehash."""
+def beside(speeds: dict[str, float], code: str) -> dict[str, float]:
+    """The job's speed as a share of the loop's times the cores, and as a multiple of that of `datasets.map`."""
+    return {
+        "share_of_loop_times_cores": speeds["prepare"] / (speeds[f"loop, {code} code"] * (os.cpu_count() or 1)),
+        "times_datasets_map": speeds["prepare"] / speeds[f"datasets.map, {code} code"],
+    }
+
+
+Work = Callable[[str, Path], tuple[str, int]]
+"""Reads the image at a path and stores it in a folder; its name and its perceptual hash."""
+
+
+def plain(path: str, out: Path) -> tuple[str, int]:
+    """The work as one would write it with Pillow and imagehash."""
     image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
     image.thumbnail((SETTINGS.max_side, SETTINGS.max_side), Image.Resampling.LANCZOS)
     look = int(str(imagehash.phash(image)), 16)
     buffer = BytesIO()
     image.save(buffer, "JPEG", quality=SETTINGS.jpeg_quality)
     name = f"{hashlib.sha256(buffer.getvalue()).hexdigest()}.jpg"
-    Path(out, name).write_bytes(buffer.getvalue())
+    (out / name).write_bytes(buffer.getvalue())
     return name, look
+
+
+def same(path: str, out: Path) -> tuple[str, int]:
+    """The work by the functions that the job calls."""
+    data = images.read(Path(path))
+    images.digest(data)
+    image = images.load(data, SETTINGS)
+    look = perceptual_hash(image)
+    return images.store(image, out, SETTINGS), look
 
 
 def rates(paths: list[Path], scratch: Path) -> dict[str, float]:
     """Images per second of each way."""
-    return {
-        "loop": rate(lambda out: [work(str(path), str(out)) for path in paths[::4]], len(paths[::4]), scratch),
-        "datasets_map": rate(lambda out: with_datasets(paths, out), len(paths), scratch),
-        "prepare": rate_of_prepare(paths, scratch),
-    }
+    speeds = {}
+    for code, work in (("plain", plain), ("same", same)):
+        speeds |= {
+            f"loop, {code} code": rate(partial(in_a_loop, work, paths[::4]), len(paths[::4]), scratch),
+            f"datasets.map, {code} code": rate(partial(with_datasets, work, paths), len(paths), scratch),
+        }
+    return speeds | {"prepare": rate_of_prepare(paths, scratch)}
+
+
+def in_a_loop(work: Work, paths: list[Path], out: Path) -> None:
+    for path in paths:
+        work(str(path), out)
 
 
 def rate(function: Callable[[Path], object], count: int, scratch: Path) -> float:
@@ -124,11 +156,12 @@ def rate(function: Callable[[Path], object], count: int, scratch: Path) -> float
     return count / seconds
 
 
-def with_datasets(paths: list[Path], out: Path) -> None:
+def with_datasets(work: Work, paths: list[Path], out: Path) -> None:
     rows = datasets.Dataset.from_dict({"path": list(map(str, paths))})
 
     def one(row: dict[str, str]) -> dict[str, object]:
-        name, look = work(row["path"], str(out))
+        cv2.setNumThreads(1)  # as in the job: every core has a process of its own
+        name, look = work(row["path"], out)
         return {"image": name, "hash": str(look)}
 
     rows.map(
