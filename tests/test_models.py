@@ -251,6 +251,15 @@ def test_branches_of_a_prompt_score_as_if_each_followed_it_alone(
     assert torch.allclose(together, torch.cat([apart[row] for row in order]), atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["sliding_attention", "linear_attention"])
+def test_a_model_with_other_than_full_attention_in_a_layer_gets_no_branches(kind: str, tiny_model: Path) -> None:
+    model: Any = load_policy(ModelSettings(path=tiny_model))
+    scorer = PolicyScorer(model)
+    assert scorer.takes_branches
+    model.config.get_text_config().layer_types = ["full_attention", kind]
+    assert not scorer.takes_branches
+
+
 def test_logits_are_formed_chunk_by_chunk_with_the_same_scores_and_gradients(
     tiny_model: Path, batch: VLMBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -156,8 +156,14 @@ class PolicyScorer(nn.Module):
 
     @property
     def takes_branches(self) -> bool:
-        """Whether sequences may have branches: the model takes masks and positions of one's own, as Qwen-VL does."""
-        return hasattr(self.model.model, "get_rope_index") and self.model.config._attn_implementation == "sdpa"
+        """Whether sequences may have branches: the model takes masks and positions of one's own, as Qwen-VL does.
+
+        In every layer: a sliding window or linear attention would see other branches, or part of the prompt alone.
+        """
+        config = self.model.config
+        layers = getattr(config.get_text_config(), "layer_types", None) or ()
+        full = all(kind == "full_attention" for kind in layers)
+        return full and hasattr(self.model.model, "get_rope_index") and config._attn_implementation == "sdpa"
 
     def _inputs(self, batch: VLMBatch) -> dict[str, object]:
         """The keyword arguments of the model's forward pass; each sequence is handed its prompt's image features."""
