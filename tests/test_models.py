@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -152,6 +153,24 @@ def test_tokens_that_must_not_be_sampled_are_all_special_ones_but_the_end_of_tur
     assert end_of_turn_id(processor) not in banned
     assert set(range(len(tokenizer), size)) <= set(banned)
     assert not set(tokenizer(ANSWER["value"])["input_ids"]) & set(banned)
+
+
+def test_placeholders_must_not_be_sampled_even_where_the_tokenizer_does_not_call_them_special() -> None:
+    class Tokenizer:
+        added_tokens_decoder = MappingProxyType({7: SimpleNamespace(special=False), 8: SimpleNamespace(special=True)})
+        eos_token_id = 2
+
+        def __len__(self) -> int:
+            return 10
+
+    known: Any = SimpleNamespace(tokenizer=Tokenizer(), image_token_id=7, video_token_id=9)
+    of_images: Any = SimpleNamespace(tokenizer=Tokenizer(), image_token_id=7, video_token_id=None)
+    none: Any = SimpleNamespace(tokenizer=Tokenizer())
+    assert [banned_token_ids(processor, 11) for processor in (known, of_images, none)] == [
+        [7, 8, 9, 10],
+        [7, 8, 10],
+        [8, 10],
+    ]
 
 
 def test_a_folder_without_a_model_or_a_processor_is_named(tiny_model: Path, tmp_path: Path) -> None:
