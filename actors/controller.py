@@ -305,7 +305,8 @@ class RunController:
     ) -> dict[str, float]:
         """What the policy wrote for this update: leaving out the groups that teach nothing must not flatter it."""
         algorithm, sampled = self._config.algorithm, [*batch, *dropped]
-        metrics = describe(sampled, version) | self._watch.observe(map(watched, sampled))
+        newest = 0 if self._config.mode == "rollout_only" else version  # no policy comes after the one that it began with
+        metrics = describe(sampled, newest) | self._watch.observe(map(watched, sampled))
         if algorithm.dynamic_sampling:
             metrics["dropped_groups"] = float(len(dropped))
         if algorithm.overlong_penalty > 0:

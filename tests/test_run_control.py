@@ -215,6 +215,7 @@ def test_without_learners_groups_are_sampled_scored_and_recorded(tmp_path: Path)
     assert len(rows) == 24 * GROUP_SIZE
     assert {row.version for row in rows} == {0}
     assert "loss" not in reports[0][1]
+    assert {metrics["staleness/max"] for _, metrics in reports} == {0.0}  # nothing newer is there
 
 
 def test_whole_weights_are_validated_before_the_next_are_published(tmp_path: Path) -> None:
