@@ -37,6 +37,7 @@ def test_the_demos_settings_are_valid() -> None:
         (["rollout.group_size=1"], r"rollout\.group_size: .*got 1"),
         (["algorithm.estimator=ppo"], r"algorithm\.estimator: .*grpo.*got 'ppo'"),
         (["lora=null", "algorithm.kl_coefficient=0.1"], r"algorithm\.kl_coefficient needs an adapter"),
+        (["lora.dropout=0.05"], r"lora\.dropout must be 0: .* not the engine's"),
         (["transport=nccl"], "transport=nccl is for lora=null"),
         (["lora=null", "transport=nccl"], r"transport=nccl needs rollout\.gpus_per_worker"),
         (["mode=replay"], "mode=replay needs replay_from"),
