@@ -25,6 +25,14 @@ def test_the_demos_settings_are_valid() -> None:
     assert config.rollout.max_concurrent >= config.batch_groups
 
 
+def test_the_recipe_for_a_cluster_is_watched_over() -> None:
+    config = load(MavicConfig, Path("configs/cluster/mavic-qwen3vl-8b.yaml"))
+    assert config.validation.every == config.checkpoint_every
+    assert config.validation.patience
+    assert config.anomaly.grad_norm_factor
+    assert config.anomaly.reward_drop
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
