@@ -47,6 +47,9 @@ from rewards.watch import Watch
 Report = Callable[[int, dict[str, float], str | None, Sequence[ScoredCompletion]], None]
 """Takes the number of an update that was made, its metrics, an alarm where there is cause for one, and the rows."""
 
+EARLY_STOP = "early stop"
+"""The reason to end a run whose validations bring no gain any more; started again, it makes no further update."""
+
 ANOMALIES = "anomalies"
 """The folder of the run directory with the batches of updates that stopped the run."""
 
@@ -127,6 +130,9 @@ class RunController:
 
         Returns None, or the reason that `stop` was given; there is a checkpoint of the last update either way.
         """
+        if self._validations.exhausted:
+            _log.warning("stopped early after update %d: %s", self.version, self._validations)
+            return EARLY_STOP
         self.running = True
         await self._publish()
         try:
@@ -134,8 +140,8 @@ class RunController:
                 admission = tasks.create_task(self._admit(tasks))
                 while self.version < self._config.steps and await self._step():
                     pass
-                if self.saved < self.version:
-                    await self._checkpoint()
+                if self.saved < self.version or self._validations.exhausted:
+                    await self._checkpoint()  # an early stop's own may be older than the validation that brought it
                 admission.cancel()
                 for group in self._groups:
                     group.cancel()
@@ -255,7 +261,7 @@ class RunController:
         self._report(self.version, metrics, self._watch.alarm(), rows)
         if self._validations.exhausted:
             _log.warning("early stop after update %d: %s", self.version, self._validations)
-            await self.stop("early stop")
+            await self.stop(EARLY_STOP)
         return True
 
     async def _update(self, training: Sequence[TrainingGroup], metrics: dict[str, float], version: int) -> None:

@@ -145,6 +145,24 @@ def test_a_run_stops_early_with_a_checkpoint_once_patience_is_at_its_end(tmp_pat
     assert (tmp_path / "checkpoints" / checkpoints.BEST).resolve().name == "step_000002"
 
 
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_run_that_stopped_early_makes_no_update_more_when_it_is_started_again(every: int, tmp_path: Path) -> None:
+    validation = {"every": every, "prompts": 2, "samples": 1, "patience": 2}
+    config = validating(tmp_path, steps=40, validation=validation)
+    prompts, rewards = heldout_prompts(HELDOUT, config), RewardsByVersion([0.6, *[0.5] * 40])
+    last = conduct(config, FakeRollouts(at_once), FakeLearners(), rewards=rewards, heldout=prompts)[-1][0]
+    assert last < 10
+    for _ in range(2):
+        checkpoint = checkpoints.latest(tmp_path / "checkpoints")
+        again = FakeLearners()
+        progress = read_progress(checkpoint)
+        assert conduct(config, FakeRollouts(at_once), again, progress, rewards, heldout=prompts) == []
+        assert again.batches == []
+    patient = validating(tmp_path, steps=last + 2, validation=validation | {"patience": 20})
+    progress = read_progress(checkpoint)
+    assert len(conduct(patient, FakeRollouts(at_once), FakeLearners(), progress, rewards, heldout=prompts)) == 2
+
+
 def test_a_resumed_run_remembers_its_best_validation(tmp_path: Path) -> None:
     worth = [0.1, 0.2, 0.9, 0.3, 0.4, 0.5, 0.6]
     config = validating(tmp_path, steps=4)
