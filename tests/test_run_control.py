@@ -27,6 +27,7 @@ from fake_pools import (
 from actors.accounts import RunAccounts
 from actors.adapters import Published
 from actors.controller import ANOMALIES, AnomalyError
+from actors.interfaces import CheckpointError
 from actors.messages import Group, Prompt, Sampling, ScoredGroup, TrainingGroup
 from actors.progress import Progress
 from actors.progress import read as read_progress
@@ -161,6 +162,21 @@ def test_a_run_that_stopped_early_makes_no_update_more_when_it_is_started_again(
     patient = validating(tmp_path, steps=last + 2, validation=validation | {"patience": 20})
     progress = read_progress(checkpoint)
     assert len(conduct(patient, FakeRollouts(at_once), FakeLearners(), progress, rewards, heldout=prompts)) == 2
+
+
+def test_a_version_whose_checkpoint_could_not_be_written_is_not_the_best(tmp_path: Path) -> None:
+    class FullOnce(FakeLearners):
+        async def save(self, folder: Path) -> None:
+            if len(self.batches) == 2:
+                raise CheckpointError("the disk is full")
+            await super().save(folder)
+
+    config = validating(tmp_path)
+    prompts, rewards = heldout_prompts(HELDOUT, config), RewardsByVersion([0.1, 0, 0.9, 0, 0.5, 0, 0.4])
+    conduct(config, FakeRollouts(at_once), FullOnce(), rewards=rewards, heldout=prompts)
+    assert not (tmp_path / "checkpoints/step_000002").exists()
+    assert (tmp_path / "checkpoints" / checkpoints.BEST).resolve().name == "step_000004"
+    assert checkpoints.read_state((tmp_path / "checkpoints/latest").resolve())["best"]["version"] == 4
 
 
 def test_a_resumed_run_remembers_its_best_validation(tmp_path: Path) -> None:
