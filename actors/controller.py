@@ -311,7 +311,9 @@ class RunController:
     ) -> dict[str, float]:
         """What the policy wrote for this update: leaving out the groups that teach nothing must not flatter it."""
         algorithm, sampled = self._config.algorithm, [*batch, *dropped]
-        newest = 0 if self._config.mode == "rollout_only" else version  # no policy comes after the one that it began with
+        newest = (
+            0 if self._config.mode == "rollout_only" else version
+        )  # no policy comes after the one that it began with
         metrics = describe(sampled, newest) | self._watch.observe(map(watched, sampled))
         if algorithm.dynamic_sampling:
             metrics["dropped_groups"] = float(len(dropped))

@@ -1,7 +1,8 @@
 """The one place that touches DeepSpeed: a module trained by several ranks under ZeRO stage 0 to 3.
 
 Invariants: the loss handed over is a sum divided by the global count of tokens (or sequences), and gradients add up in
-32 bits, so the gradient does not depend on micro-batches, accumulation or ranks; every rank makes the same number of passes, or collectives would hang.
+32 bits, so the gradient does not depend on micro-batches, accumulation or ranks; every rank makes the same number of
+passes, or collectives would hang.
 """
 
 import os

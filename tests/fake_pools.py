@@ -75,7 +75,7 @@ class FakeRewards:
 
 
 class FakeLearners:
-    """Stands for the learner pool: notes what it is given; `gap` is how far it says that engine and learner disagree."""
+    """Stands for the learner pool: notes what it is given, and reports `gap` between engine and learner."""
 
     def __init__(self, gap: float = 0.0, seconds: float = 0.0) -> None:
         self.gap, self.seconds = gap, seconds

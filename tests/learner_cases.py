@@ -113,7 +113,7 @@ class DescendingRank:
 
 
 class ChunkingRank(DescendingRank):
-    """The same with logits of two tokens at once, and every weight cut up that ZeRO-3 would leave whole for its size."""
+    """The same with logits of two tokens at once, and every weight cut up, also those that ZeRO-3 leaves whole."""
 
     def __init__(self, config: MavicConfig, rank: int) -> None:
         import deepspeed
