@@ -65,7 +65,8 @@ def banned_token_ids(processor: ProcessorMixin, vocabulary_size: int) -> list[in
     A sampled placeholder would ask the learner for an image that isn't there. Not every tokenizer calls it special.
     """
     tokenizer = processor.tokenizer
-    placeholders = {getattr(processor, f"{kind}_token_id", None) for kind in ("image", "video")} - {None}
+    known = [getattr(processor, f"{kind}_token_id", None) for kind in ("image", "video")]
+    placeholders = {id_ for id_ in known if id_ is not None}
     special = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
     unused = set(range(len(tokenizer), vocabulary_size))
     return sorted((special | placeholders | unused) - {tokenizer.eos_token_id})
