@@ -47,6 +47,9 @@ from rewards.watch import Watch
 Report = Callable[[int, dict[str, float], str | None, Sequence[ScoredCompletion]], None]
 """Takes the number of an update that was made, its metrics, an alarm where there is cause for one, and the rows."""
 
+EARLY_STOP = "early stop"
+"""The reason to end a run whose validations bring no gain any more; started again, it makes no further update."""
+
 ANOMALIES = "anomalies"
 """The folder of the run directory with the batches of updates that stopped the run."""
 
@@ -127,6 +130,9 @@ class RunController:
 
         Returns None, or the reason that `stop` was given; there is a checkpoint of the last update either way.
         """
+        if self._validations.exhausted:
+            _log.warning("stopped early after update %d: %s", self.version, self._validations)
+            return EARLY_STOP
         self.running = True
         await self._publish()
         try:
@@ -134,8 +140,8 @@ class RunController:
                 admission = tasks.create_task(self._admit(tasks))
                 while self.version < self._config.steps and await self._step():
                     pass
-                if self.saved < self.version:
-                    await self._checkpoint()
+                if self.saved < self.version or self._validations.exhausted:
+                    await self._checkpoint()  # an early stop's own may be older than the validation that brought it
                 admission.cancel()
                 for group in self._groups:
                     group.cancel()
@@ -230,7 +236,7 @@ class RunController:
         training = with_advantages(batch, algorithm, max_tokens, divergences)
         metrics = self._describe(batch, dropped, divergences, version)
         await self._update(training, metrics, version)
-        self._check_engine(metrics, batch)
+        self._check_engine(metrics)
         self._score = metrics["reward/total"]
         self.version += 1
         clock.lap("seconds/update")
@@ -255,7 +261,7 @@ class RunController:
         self._report(self.version, metrics, self._watch.alarm(), rows)
         if self._validations.exhausted:
             _log.warning("early stop after update %d: %s", self.version, self._validations)
-            await self.stop("early stop")
+            await self.stop(EARLY_STOP)
         return True
 
     async def _update(self, training: Sequence[TrainingGroup], metrics: dict[str, float], version: int) -> None:
@@ -305,7 +311,10 @@ class RunController:
     ) -> dict[str, float]:
         """What the policy wrote for this update: leaving out the groups that teach nothing must not flatter it."""
         algorithm, sampled = self._config.algorithm, [*batch, *dropped]
-        metrics = describe(sampled, version) | self._watch.observe(map(watched, sampled))
+        newest = (
+            0 if self._config.mode == "rollout_only" else version
+        )  # no policy comes after the one that it began with
+        metrics = describe(sampled, newest) | self._watch.observe(map(watched, sampled))
         if algorithm.dynamic_sampling:
             metrics["dropped_groups"] = float(len(dropped))
         if algorithm.overlong_penalty > 0:
@@ -315,12 +324,14 @@ class RunController:
             metrics["kl_per_completion"] = fmean(divergences)
         return metrics
 
-    def _check_engine(self, metrics: dict[str, float], batch: Sequence[ScoredGroup]) -> None:
-        """Stop where the engines can't have sampled from the weights that the learner has."""
-        if self._config.mode != "train":
-            return
-        gap, limit = metrics["rollout_logprob_diff"], self._config.algorithm.max_logprob_gap
-        if all(scored.group.version == self.version for scored in batch) and gap > limit:
+    def _check_engine(self, metrics: dict[str, float]) -> None:
+        """Stop where the engines can't have sampled from the weights that the learner has.
+
+        The tokens of the learner's own version tell, few as they may be among older ones; what was recorded by another
+        run tells nothing.
+        """
+        gap, limit = metrics.get("engine_gap", 0.0), self._config.algorithm.max_logprob_gap
+        if self._config.mode == "train" and gap > limit:
             raise RuntimeError(
                 f"update {self.version}: engine and learner disagree by {gap:.3f} nats a token at the same "
                 f"policy version (limit {limit}): the engines do not serve the published weights"

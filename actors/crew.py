@@ -108,8 +108,8 @@ class Crew:
     async def tell(self, method: str, *arguments: Any, timeout: float, answer: Any = None) -> None:
         """Call `method` on every worker that takes calls, and on each to come before it does.
 
-        A worker that does not give `answer` (any will do where that is None), or raises, is replaced; two in a row are
-        a `PoolError`.
+        A worker that does not give `answer` (any will do where that is None), is late, or raises, is replaced; two in a
+        row are a `PoolError`.
         """
         self._news = News(method, arguments, timeout, answer)
         ready = [worker for worker in self.workers if worker.state == "ready"]
@@ -279,7 +279,7 @@ class Crew:
         except WorkerDied:
             raise
         except TimeoutError:
-            raise WorkerDied(f"did not answer {news.method} within {news.timeout:g} s") from None
+            self._turn_deaf(f"{worker} did not answer {news.method} within {news.timeout:g} s", None)
         except Exception as error:
             self._turn_deaf(f"{worker} failed in {news.method}: {last_line(error)}", error)
         else:

@@ -1,7 +1,8 @@
 """The one place that touches DeepSpeed: a module trained by several ranks under ZeRO stage 0 to 3.
 
-Invariants: the loss handed over is a sum divided by the global count of tokens (or sequences), so the gradient does not
-depend on micro-batches, accumulation or ranks; every rank makes the same number of passes, or collectives would hang.
+Invariants: the loss handed over is a sum divided by the global count of tokens (or sequences), and gradients add up in
+32 bits, so the gradient does not depend on micro-batches, accumulation or ranks; every rank makes the same number of
+passes, or collectives would hang.
 """
 
 import os
@@ -53,10 +54,12 @@ class ShardedTrainer:
     def __init__(self, module: nn.Module, optimizer: OptimizerSettings, sharding: ShardingSettings, dtype: str) -> None:
         self.ranks = dist.get_world_size()
         self.rank = dist.get_rank()
-        self.zero_stage = sharding.zero_stage
+        bf16 = dtype == "bfloat16"
+        # gradients of many passes add up in 32 bits, or small ones would be lost; DeepSpeed does that from stage 2 on
+        self.zero_stage = sharding.stage_of(dtype)
         self._trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         # with replicated 32-bit weights DeepSpeed clips without telling the norm, so that is done here
-        self._clip_here = optimizer.max_grad_norm if sharding.zero_stage == 0 and dtype == "float32" else None
+        self._clip_here = optimizer.max_grad_norm if self.zero_stage == 0 else None
         adamw = torch.optim.AdamW(
             self._trained, lr=optimizer.learning_rate, betas=optimizer.betas, weight_decay=optimizer.weight_decay
         )
@@ -67,9 +70,10 @@ class ShardedTrainer:
                 "train_micro_batch_size_per_gpu": 1,
                 "gradient_accumulation_steps": 1,
                 "gradient_clipping": 0.0 if self._clip_here is not None else optimizer.max_grad_norm,
-                "zero_optimization": {"stage": sharding.zero_stage},
+                "zero_optimization": {"stage": self.zero_stage},
                 "zero_allow_untested_optimizer": True,
-                "bf16": {"enabled": dtype == "bfloat16"},
+                "bf16": {"enabled": bf16},
+                "data_types": {"grad_accum_dtype": "fp32"} if bf16 else {},
                 "steps_per_print": 2**31,
             },
             dist_init_required=False,

@@ -59,6 +59,7 @@ class LearnerRank:
             policy, banned_token_ids(self._processor, vocabulary_size), config.rollout.temperature
         )
         self._trainer = ShardedTrainer(self._scorer, pool.optimizer, pool.sharding, config.model.dtype)
+        self._scorer.most = self._trainer.most
         self._trainer.engine.train()  # models come in evaluation mode, which leaves gradient checkpointing off
         if learner is not None:
             self._trainer.load(learner)

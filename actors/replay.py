@@ -8,12 +8,13 @@ are tokenised again, as the engine saw them.
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
-from PIL import Image
 from transformers import ProcessorMixin
 
 from actors.adapters import Published, Sent
+from actors.images import read_images
 from actors.messages import CompletionName, Group, Prompt, Sampled, Sampling, ScoredGroup, TrainingGroup
 from dermo_ray import rollouts
 from dermo_ray.config.mavic import MavicConfig
@@ -56,6 +57,14 @@ class Dump:
             groups[-1].append(row)
         return cls(folder, groups, [by_id[rows[0].prompt_id] for rows in groups])
 
+    def steps(self, batch_groups: int, *, drops: bool) -> list[int]:
+        """The update that each group will be used in; with `drops`, those that were dropped are dropped again.
+
+        A dropped group has no advantage, and leaves its place in the batch to the next one that has.
+        """
+        trained = [not drops or rows[0].advantage is not None for rows in self.groups]
+        return [before // batch_groups for before in accumulate(trained[:-1], initial=0)]
+
 
 class DumpOrder(PromptOrder):
     """The prompts of a dump, in its order."""
@@ -75,24 +84,24 @@ class DumpedRollouts:
 
     def __init__(self, dump: Dump, processor: ProcessorMixin, config: MavicConfig) -> None:
         self._dump, self._processor = dump, processor
-        self._data, self._batch_groups = config.data, config.batch_groups
+        self._data = config.data
+        self._steps = dump.steps(config.batch_groups, drops=config.algorithm.dynamic_sampling)
 
     async def sample(self, prompt: Prompt, sampling: Sampling, adapter: Published | None = None) -> Group:
         """The recorded group; its versions are moved so that it is as old when it is trained on as it was then."""
         rows = self._dump.groups[prompt.index]
-        earlier = rows[0].step - prompt.index // self._batch_groups
+        earlier = rows[0].step - self._steps[prompt.index]
         completions = [_sampled(row, earlier) for row in rows]
         version = min((v for c in completions for v in c.versions), default=max(0, rows[0].version - earlier))
-        return Group(prompt, version, await asyncio.to_thread(self._prompt_ids, prompt.record), completions)
+        return Group(prompt, version, await asyncio.to_thread(self._prompt_ids, prompt), completions)
 
     async def load(self, weights: Published | Sent) -> None:
         """There is no engine to load them."""
 
-    def _prompt_ids(self, record: RLPrompt) -> list[int]:
-        with Image.open(self._data / record.image) as file:
-            image = file.convert("RGB")
-        text = prompt_text(self._processor, [{"from": "human", "value": record.prompt}])
-        ids: list[int] = self._processor(text=[text], images=[image])["input_ids"][0]
+    def _prompt_ids(self, prompt: Prompt) -> list[int]:
+        images = read_images(prompt, self._data)
+        text = prompt_text(self._processor, [{"from": "human", "value": prompt.record.prompt}])
+        ids: list[int] = self._processor(text=[text], images=images)["input_ids"][0]
         return list(ids)
 
 

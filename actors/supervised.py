@@ -69,7 +69,9 @@ class SupervisedRank:
         self._processor = load_processor(config.model.path)
         torch.manual_seed(config.seed)  # the adapter's first weights are the same on every rank
         self._policy = load_policy(config.model, config.lora, vision=config.vision)
-        self._trainer = ShardedTrainer(TokenScorer(self._policy), config.optimizer, config.sharding, config.model.dtype)
+        scorer = TokenScorer(self._policy)
+        self._trainer = ShardedTrainer(scorer, config.optimizer, config.sharding, config.model.dtype)
+        scorer.most = self._trainer.most
         if assignment.checkpoint is not None:
             self._trainer.load(assignment.checkpoint / "learner")
         self._training = Conversations(config.data, "train")

@@ -6,6 +6,7 @@ version that is measured count, so that a prompt that can't be scored, or where 
 """
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -22,6 +23,8 @@ from dermo_ray.records import RLPrompt
 from dermo_ray.run_directory import CHECKPOINTS
 
 VALIDATION = "validation"
+
+_log = logging.getLogger(__name__)
 
 
 def heldout_prompts(prompts: Sequence[RLPrompt], config: MavicConfig) -> list[Prompt]:
@@ -108,8 +111,10 @@ class Validations:
         if reward is None:
             return
         checkpoint = self._config.run / CHECKPOINTS / checkpoints.step_name(self._version)
-        gained = self.best.observe(self._version, reward, self._config.validation.min_gain)
-        if gained and checkpoint.is_dir():
+        if self._version > 0 and not checkpoint.is_dir():  # where the run begins there is none to keep
+            _log.warning("validation of update %d does not count: %s could not be written", self._version, checkpoint)
+            return
+        if self.best.observe(self._version, reward, self._config.validation.min_gain) and checkpoint.is_dir():
             checkpoints.point_at(checkpoint, checkpoints.BEST)
 
 

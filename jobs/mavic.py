@@ -57,9 +57,8 @@ def run(config: MavicConfig) -> None:
         from dermo_ray.models.lengths import refuse_long_prompts
 
         processor = load_processor(config.model.path)
-        refuse_long_prompts(
-            processor, prompts, config.data, config.rollout.max_tokens, config.rollout.engine.max_model_len
-        )
+        longest, room = config.rollout.max_tokens, config.rollout.engine.max_model_len
+        refuse_long_prompts(processor, [*prompts, *heldout], config.data, longest, room)
         with staged_file(config.run / TOKENIZER) as aside:
             processor.tokenizer.backend_tokenizer.save(str(aside))
         ended = asyncio.run(train(config, PromptOrder(prompts, config.seed), checkpoint, Pools.of(config), heldout))

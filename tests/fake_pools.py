@@ -75,7 +75,7 @@ class FakeRewards:
 
 
 class FakeLearners:
-    """Stands for the learner pool: notes what it is given; `gap` is how far engine and learner are said to disagree."""
+    """Stands for the learner pool: notes what it is given, and reports `gap` between engine and learner."""
 
     def __init__(self, gap: float = 0.0, seconds: float = 0.0) -> None:
         self.gap, self.seconds = gap, seconds
@@ -85,8 +85,10 @@ class FakeLearners:
     async def update(self, batch: list[TrainingGroup], step: int) -> dict[str, float]:
         await asyncio.sleep(self.seconds)
         self.batches.append(batch)
-        self.staleness += [step - training.scored.group.version for training in batch]
-        return {"rollout_logprob_diff": self.gap, "loss": 0.0}
+        ages = [step - training.scored.group.version for training in batch]
+        self.staleness += ages
+        fresh = {"engine_gap": self.gap} if 0 in ages else {}
+        return {"rollout_logprob_diff": self.gap, "loss": 0.0} | fresh
 
     async def trained_logprobs(self) -> dict[tuple[int, int], list[float]]:
         return {

@@ -112,6 +112,25 @@ class DescendingRank:
         return self._rank.publish(*arguments)
 
 
+class ChunkingRank(DescendingRank):
+    """The same with logits of two tokens at once, and every weight cut up, also those that ZeRO-3 leaves whole."""
+
+    def __init__(self, config: MavicConfig, rank: int) -> None:
+        import deepspeed
+
+        from dermo_ray.models import policy
+
+        initialize = deepspeed.initialize
+
+        def cut_up(*, config: dict[str, Any], **more: Any) -> Any:
+            config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+            return initialize(config=config, **more)
+
+        deepspeed.initialize = cut_up
+        policy._LOGITS_AT_ONCE = 2 * 1024
+        super().__init__(config, rank)
+
+
 def weights(folder: Path) -> dict[str, Tensor]:
     return load_file(folder / WEIGHTS)
 

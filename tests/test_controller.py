@@ -266,6 +266,19 @@ def test_a_run_stops_where_the_engines_do_not_serve_the_published_weights(tmp_pa
     assert checkpoints.latest(tmp_path / "checkpoints") is None
 
 
+def test_an_asynchronous_run_stops_for_it_too_by_its_tokens_of_the_learners_own_version(tmp_path: Path) -> None:
+    class ApartOnceSomeAreStale(FakeLearners):
+        async def update(self, batch: list[TrainingGroup], step: int) -> dict[str, float]:
+            metrics = await super().update(batch, step)
+            stale = any(training.scored.group.version < step for training in batch)
+            return metrics | {"rollout_logprob_diff": 0.0, "engine_gap": 0.7 if stale else 0.0}
+
+    learner = ApartOnceSomeAreStale()
+    with pytest.raises(RuntimeError, match=r"update \d: engine and learner disagree by 0\.700 nats .*limit 0\.5"):
+        conduct(settings(tmp_path, max_staleness=1), FakeRollouts(at_once), learner)
+    assert max(learner.staleness) == 1
+
+
 def test_disagreement_about_older_versions_is_no_error(tmp_path: Path) -> None:
     class ApartOnceStale(FakeLearners):
         async def update(self, batch: list[TrainingGroup], step: int) -> dict[str, float]:

@@ -18,7 +18,7 @@ class Clerk:
     def __init__(self) -> None:
         self.news: list[str] = []
         self.calls: list[int] = []
-        self.answers_wrongly = False
+        self.answers_wrongly = self.dawdles = False
 
     async def start(self) -> None:
         return None
@@ -30,6 +30,7 @@ class Clerk:
 
     async def tell(self, news: str) -> str:
         self.news.append(news)
+        await asyncio.sleep(9 if self.dawdles else 0)
         return "nonsense" if self.answers_wrongly else news
 
     async def fail(self) -> None:
@@ -237,6 +238,19 @@ def test_a_worker_that_takes_the_news_wrongly_is_replaced_and_a_second_one_ends_
         PoolError, match=r"clerk worker 2 \(pid 2 on node2\) answered tell with 'nonsense', not 'policy 1'"
     ):
         with_pool(twice)
+
+
+def test_a_worker_that_is_late_to_take_the_news_is_replaced_and_a_second_one_ends_it() -> None:
+    async def late(pool: Pool, hosts: FakeCluster, workers: int) -> int:
+        for host in hosts.hosts[:workers]:
+            host.worker.dawdles = True
+        await pool.tell("tell", "policy 1", timeout=0.2, answer="policy 1")
+        await until(lambda: ready(pool) == 2)
+        return len(pool.workers)
+
+    assert with_pool(lambda pool, hosts: late(pool, hosts, 1)) == 2
+    with pytest.raises(PoolError, match=r"clerk worker \d \(pid \d on node\d\) did not answer tell within 0\.2 s"):
+        with_pool(lambda pool, hosts: late(pool, hosts, 2))
 
 
 def test_a_worker_waits_for_its_place_until_a_node_joins() -> None:

@@ -15,10 +15,10 @@ import ray
 import torch
 import torch.distributed as dist
 from learner_cases import apart, drawn_images, gap_of_updates, plain_descent, settings, uneven_batch, weights
-from torch import Tensor
+from torch import Tensor, nn
 
 from actors import learner as learners
-from actors.deepspeed_engine import join_ranks
+from actors.deepspeed_engine import ShardedTrainer, join_ranks
 from actors.images import read_images, store_images
 from actors.learner import LearnerRank
 from actors.learner_pool import LearnerPool
@@ -28,6 +28,7 @@ from actors.pool import PoolError
 from dermo_ray.config.algorithm import PRESETS, AlgorithmSettings
 from dermo_ray.config.mavic import MavicConfig
 from dermo_ray.config.model import ModelSettings
+from dermo_ray.config.training import OptimizerSettings, ShardingSettings
 from dermo_ray.models.batches import TokenSequence, collate, encode_images
 from dermo_ray.models.chat import banned_token_ids, load_processor
 from dermo_ray.models.policy import PolicyScorer, load_policy
@@ -188,6 +189,36 @@ def test_an_adapter_of_the_vision_tower_gets_its_gradient_through_every_pass(des
     assert gap_of_updates(before, after, others) < 1e-5
 
 
+class Weighted(nn.Module):
+    """A single weight, whose gradient is what it is called with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(8, dtype=torch.bfloat16))
+
+    def forward(self, gradient: float) -> Tensor:
+        return (self.weight * gradient).sum()
+
+
+@pytest.mark.usefixtures("one_rank")
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_in_bfloat16_many_small_gradients_add_up_to_what_they_are_in_one_pass(stage: int) -> None:
+    small = [1.0] * 256  # each is less than half of what 16 bits tell apart at 256
+
+    def norm(pieces: list[float]) -> float:
+        trainer = ShardedTrainer(
+            Weighted(),
+            OptimizerSettings(max_grad_norm=1e9),
+            ShardingSettings.model_validate({"zero_stage": stage}),
+            "bfloat16",
+        )
+        first, second = (trainer.update(pieces, trainer.engine, learning_rate=1e-3) for _ in range(2))
+        assert first == second  # nothing is left over from one update to the next
+        return first
+
+    assert norm([256.0, *small]) == pytest.approx(norm([512.0]), rel=1e-6)
+
+
 def stored(batch: list[TrainingGroup], data: Path) -> list[TrainingGroup]:
     """The batch with its images in the object store, each prompt's once."""
     groups = [training.scored.group for training in batch]
@@ -199,20 +230,24 @@ def stored(batch: list[TrainingGroup], data: Path) -> list[TrainingGroup]:
 
 
 @pytest.mark.parametrize(
-    ("ranks", "stage"),
+    ("ranks", "stage", "kind"),
     [
-        (2, 0),
-        pytest.param(4, 0, marks=pytest.mark.slow),
-        pytest.param(2, 2, marks=pytest.mark.slow),
-        pytest.param(4, 2, marks=pytest.mark.slow),  # more ranks than groups: one has nothing to train
-        pytest.param(2, 3, marks=pytest.mark.slow),
-        pytest.param(4, 3, marks=pytest.mark.slow),
+        (2, 0, "DescendingRank"),
+        pytest.param(4, 0, "DescendingRank", marks=pytest.mark.slow),
+        pytest.param(2, 2, "DescendingRank", marks=pytest.mark.slow),
+        # more ranks than groups: one has nothing to train
+        pytest.param(4, 2, "DescendingRank", marks=pytest.mark.slow),
+        pytest.param(2, 3, "DescendingRank", marks=pytest.mark.slow),
+        pytest.param(4, 3, "DescendingRank", marks=pytest.mark.slow),
+        # logits of a few tokens at once, which takes one rank more of them than the other
+        pytest.param(2, 3, "ChunkingRank", marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.usefixtures("ray_cluster")
 def test_the_gradient_does_not_depend_on_the_number_of_ranks(
     ranks: int,
     stage: int,
+    kind: str,
     whole: Descent,
     tiny_model: Path,
     data: Path,
@@ -221,7 +256,7 @@ def test_the_gradient_does_not_depend_on_the_number_of_ranks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ray.cloudpickle.register_pickle_by_value(learner_cases)
-    monkeypatch.setattr(learners, "LearnerRank", learner_cases.DescendingRank)
+    monkeypatch.setattr(learners, "LearnerRank", getattr(learner_cases, kind))
     metrics, before, after = whole
     sharding = {"zero_stage": stage, "micro_batch_tokens": 250}  # one rank has fewer passes to make than the other
     pool = LearnerPool(settings(tiny_model, data, learning_rate=1.0, workers=ranks, sharding=sharding))

@@ -25,6 +25,14 @@ def test_the_demos_settings_are_valid() -> None:
     assert config.rollout.max_concurrent >= config.batch_groups
 
 
+def test_the_recipe_for_a_cluster_is_watched_over() -> None:
+    config = load(MavicConfig, Path("configs/cluster/mavic-qwen3vl-8b.yaml"))
+    assert config.validation.every == config.checkpoint_every
+    assert config.validation.patience
+    assert config.anomaly.grad_norm_factor
+    assert config.anomaly.reward_drop
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -37,6 +45,7 @@ def test_the_demos_settings_are_valid() -> None:
         (["rollout.group_size=1"], r"rollout\.group_size: .*got 1"),
         (["algorithm.estimator=ppo"], r"algorithm\.estimator: .*grpo.*got 'ppo'"),
         (["lora=null", "algorithm.kl_coefficient=0.1"], r"algorithm\.kl_coefficient needs an adapter"),
+        (["lora.dropout=0.05"], r"lora\.dropout must be 0: .* not the engine's"),
         (["transport=nccl"], "transport=nccl is for lora=null"),
         (["lora=null", "transport=nccl"], r"transport=nccl needs rollout\.gpus_per_worker"),
         (["mode=replay"], "mode=replay needs replay_from"),

@@ -81,14 +81,20 @@ def test_an_engine_needs_room_for_one_sequence_and_sharers_of_a_gpu_are_added_up
 
 
 def test_sharding_divides_what_its_stage_shards() -> None:
-    def parts(stage: int, workers: int) -> dict[str, float]:
-        config = sft(sharding={"zero_stage": stage}, pool={"gpus_per_worker": 1, "workers": workers})
+    def parts(stage: int, workers: int, dtype: str = "float32") -> dict[str, float]:
+        config = sft(
+            model={"path": "m", "dtype": dtype},
+            sharding={"zero_stage": stage},
+            pool={"gpus_per_worker": 1, "workers": workers},
+        )
         return dict(memory_report(config, "H100", PUBLISHED["qwen3-vl-2b"]).pools[0].parts)
 
     whole, optimizer, gradients, weights = (parts(stage, 8) for stage in (0, 1, 2, 3))
     assert whole == parts(0, 1)
     assert optimizer["optimizer"] == pytest.approx(whole["optimizer"] / 8)
-    assert optimizer["gradients"] == whole["gradients"] > gradients["gradients"]
+    assert optimizer["gradients"] == whole["gradients"]
+    assert parts(0, 8, "bfloat16") == parts(1, 8, "bfloat16") == parts(2, 8, "bfloat16")
+    assert parts(2, 1, "bfloat16")["gradients"] > parts(2, 8, "bfloat16")["gradients"]
     assert gradients["weights"] == whole["weights"]
     assert weights["weights"] == pytest.approx(whole["weights"] / 8)
 

@@ -1,15 +1,20 @@
 """Batches of conversations in set proportions of their formats."""
 
 from collections import Counter
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dermo_ray.config.base import load
+from dermo_ray.config.sft import SftConfig
 from dermo_ray.data.conversations import batch_indices
 from dermo_ray.data.mixture import BatchOrder
 from dermo_ray.errors import UserError
+from dermo_ray.records import Format
 
 NAMES = ["choice", "description", "hierarchy"]
 FORMATS = np.repeat([0, 1, 2], [30, 50, 7])
@@ -54,3 +59,16 @@ def test_a_format_that_no_conversation_has_is_named() -> None:
         UserError, match="no conversation has the format reasoning; there are choice, description, hierarchy"
     ):
         BatchOrder(NAMES, FORMATS, 8, seed=0, mixture={"choice": 1, "reasoning": 1})
+
+
+def test_the_papers_recipe_has_its_five_formats_in_equal_shares() -> None:
+    mixture = load(SftConfig, Path("configs/cluster/sft-qwen3vl-8b.yaml")).mixture
+    families = [
+        {"description"},
+        {"morph_description"},
+        {"reasoning", "morph_reasoning"},
+        {"diagnosis_choice_4", "diagnosis_choice_25", "attribute_choice"},
+        {"hierarchy"},
+    ]
+    assert [sum(mixture[name] for name in family) for family in families] == [1.0] * 5
+    assert set(get_args(Format)) - mixture.keys() == {"diagnosis"}

@@ -86,6 +86,11 @@ def called(node: ast.Call) -> str:
     return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
 
 
+def test_the_dashboard_does_not_stack_the_whole_time_of_a_step_on_its_parts() -> None:
+    (parts,) = [text for text in expressions() if "step_seconds" in text]
+    assert 'part!="step"' in parts
+
+
 def expressions() -> list[str]:
     return [target["expr"] for panel in DASHBOARD["panels"] for target in panel.get("targets", [])]
 

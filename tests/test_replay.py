@@ -34,19 +34,20 @@ def write_run(folder: Path, first_step: int = 0) -> list[ScoredGroup]:
 
 
 class FakeProcessor:
-    """Stands for a processor: a prompt's ids are its length and the size of its image."""
+    """Stands for a processor: a prompt's ids are its length and the sizes of its images."""
 
     def apply_chat_template(self, messages: Any, **options: Any) -> str:
         return "".join(part.get("text", "|") for message in messages for part in message["content"])
 
     def __call__(self, text: list[str], images: list[Image.Image]) -> dict[str, list[list[int]]]:
-        return {"input_ids": [[len(text[0]), *images[0].size]]}
+        return {"input_ids": [[len(text[0]), *(side for image in images for side in image.size)]]}
 
 
-def replayed(dump: Dump, data: Path) -> list[Group]:
+def replayed(dump: Dump, data: Path, **values: Any) -> list[Group]:
     Image.new("RGB", (5, 3)).save(data / "a.png")
+    Image.new("RGB", (2, 4)).save(data / "b.png")
     processor: Any = FakeProcessor()
-    config = settings(data, data=data, batch_groups=2)
+    config = settings(data, data=data, batch_groups=2, **values)
     rollout, order = DumpedRollouts(dump, processor, config), DumpOrder(dump)
 
     async def all_groups() -> list[Group]:
@@ -79,6 +80,27 @@ def test_completions_are_as_old_as_they_were_whenever_the_recording_began(tmp_pa
         for index, group in enumerate(replayed(Dump.read(tmp_path / "rollouts", PROMPTS), tmp_path))
     ]
     assert ages == [0, 0, 1, 1, 2 - 1]  # the dropped group counts towards the next update
+
+
+def test_a_prompt_with_several_images_is_tokenised_with_all_of_them(tmp_path: Path) -> None:
+    write_run(tmp_path / "rollouts")
+    prompt = PROMPTS[0].model_copy(update={"further_images": ["b.png"], "prompt": "<image>\n<image>\nName"})
+    (first, *_) = replayed(Dump.read(tmp_path / "rollouts", [prompt, *PROMPTS[1:]]), tmp_path)
+    assert first.prompt_ids == [len("||Name"), 5, 3, 2, 4]
+
+
+def test_dropped_groups_take_no_place_in_a_batch_that_drops_them_again(tmp_path: Path) -> None:
+    groups = [scored_group(index, version) for index, version in enumerate([0, 0, 0, 0, 0, 1, 1, 2])]
+    updates = [([0, 1], [2, 3, 4]), ([5, 6], []), ([7, 1], [])]  # an age of 0 but for the last
+    for step, (trained, dropped) in enumerate(updates):
+        rows = [row for at in trained for row in completion_rows(TrainingGroup(groups[at], [1.0, -1.0]), step, {})]
+        rows += [row for at in dropped for row in dropped_rows(groups[at], step)]
+        rollouts.write(rows, rollouts.step_file(tmp_path / "rollouts", step))
+    dump = Dump.read(tmp_path / "rollouts", PROMPTS)
+    assert dump.steps(2, drops=True) == [0, 0, 1, 1, 1, 1, 1, 2, 2]
+    assert dump.steps(2, drops=False) == [0, 0, 1, 1, 2, 2, 3, 3, 4]
+    versions = [group.version for group in replayed(dump, tmp_path, algorithm={"dynamic_sampling": True})]
+    assert versions == [0, 0, 1, 1, 1, 1, 1, 2, 0]  # the dropped ones count towards the next update
 
 
 def test_recorded_rewards_are_given_again(tmp_path: Path) -> None:

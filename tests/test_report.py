@@ -391,6 +391,21 @@ def test_a_chart_is_drawn_for_what_there_is_in_the_pages_own_colours(tmp_path: P
         assert "<?xml" not in chart.svg
 
 
+def test_losses_have_a_curve_for_each_format_and_validations_a_chart_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    names = ("loss", "loss/diagnosis", "loss/reasoning", "val_loss", "val_loss/diagnosis", "accuracy/diagnosis")
+    path.write_text(json.dumps({"step": 1} | dict.fromkeys(names, 1.0)) + "\n")
+    shown = {chart.title: [entry.name for entry in chart.legend] for chart in curves(path)}
+    assert shown == {"Loss": ["loss", "diagnosis", "reasoning"], "Validation loss": ["val loss", "diagnosis"]}
+
+
+def test_the_whole_time_of_a_step_is_not_stacked_on_its_parts(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "seconds/step": 3.0, "seconds/update": 2.0, "seconds/publish": 1.0}\n')
+    (chart,) = curves(path)
+    assert [entry.name for entry in chart.legend] == ["update", "publish"]
+
+
 def test_one_step_and_no_metrics_are_fine(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "loss": 3.0, "seconds/learn": 1.0}\n')

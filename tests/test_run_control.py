@@ -27,6 +27,7 @@ from fake_pools import (
 from actors.accounts import RunAccounts
 from actors.adapters import Published
 from actors.controller import ANOMALIES, AnomalyError
+from actors.interfaces import CheckpointError
 from actors.messages import Group, Prompt, Sampling, ScoredGroup, TrainingGroup
 from actors.progress import Progress
 from actors.progress import read as read_progress
@@ -145,6 +146,39 @@ def test_a_run_stops_early_with_a_checkpoint_once_patience_is_at_its_end(tmp_pat
     assert (tmp_path / "checkpoints" / checkpoints.BEST).resolve().name == "step_000002"
 
 
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_run_that_stopped_early_makes_no_update_more_when_it_is_started_again(every: int, tmp_path: Path) -> None:
+    validation = {"every": every, "prompts": 2, "samples": 1, "patience": 2}
+    config = validating(tmp_path, steps=40, validation=validation)
+    prompts, rewards = heldout_prompts(HELDOUT, config), RewardsByVersion([0.6, *[0.5] * 40])
+    last = conduct(config, FakeRollouts(at_once), FakeLearners(), rewards=rewards, heldout=prompts)[-1][0]
+    assert last < 10
+    for _ in range(2):
+        checkpoint = checkpoints.latest(tmp_path / "checkpoints")
+        again = FakeLearners()
+        progress = read_progress(checkpoint)
+        assert conduct(config, FakeRollouts(at_once), again, progress, rewards, heldout=prompts) == []
+        assert again.batches == []
+    patient = validating(tmp_path, steps=last + 2, validation=validation | {"patience": 20})
+    progress = read_progress(checkpoint)
+    assert len(conduct(patient, FakeRollouts(at_once), FakeLearners(), progress, rewards, heldout=prompts)) == 2
+
+
+def test_a_version_whose_checkpoint_could_not_be_written_is_not_the_best(tmp_path: Path) -> None:
+    class FullOnce(FakeLearners):
+        async def save(self, folder: Path) -> None:
+            if len(self.batches) == 2:
+                raise CheckpointError("the disk is full")
+            await super().save(folder)
+
+    config = validating(tmp_path)
+    prompts, rewards = heldout_prompts(HELDOUT, config), RewardsByVersion([0.1, 0, 0.9, 0, 0.5, 0, 0.4])
+    conduct(config, FakeRollouts(at_once), FullOnce(), rewards=rewards, heldout=prompts)
+    assert not (tmp_path / "checkpoints/step_000002").exists()
+    assert (tmp_path / "checkpoints" / checkpoints.BEST).resolve().name == "step_000004"
+    assert checkpoints.read_state((tmp_path / "checkpoints/latest").resolve())["best"]["version"] == 4
+
+
 def test_a_resumed_run_remembers_its_best_validation(tmp_path: Path) -> None:
     worth = [0.1, 0.2, 0.9, 0.3, 0.4, 0.5, 0.6]
     config = validating(tmp_path, steps=4)
@@ -215,6 +249,7 @@ def test_without_learners_groups_are_sampled_scored_and_recorded(tmp_path: Path)
     assert len(rows) == 24 * GROUP_SIZE
     assert {row.version for row in rows} == {0}
     assert "loss" not in reports[0][1]
+    assert {metrics["staleness/max"] for _, metrics in reports} == {0.0}  # nothing newer is there
 
 
 def test_whole_weights_are_validated_before_the_next_are_published(tmp_path: Path) -> None:

@@ -7,6 +7,9 @@ import pytest
 
 pytest.importorskip("vllm")
 
+from vllm import SamplingParams
+
+from actors import engine as engines
 from actors.engine import Engine
 from actors.messages import Sampling
 
@@ -20,3 +23,19 @@ def test_every_field_that_shapes_the_distribution_is_sent_and_leaves_it_as_it_is
     assert (sent.allowed_token_ids, sent.bad_words, sent.stop, sent.watermarking) == (None, [], [], False)
     assert (sent.ignore_eos, sent.stop_token_ids, sent.logit_bias) == (False, [5], {1: -100.0, 2: -100.0})
     assert (sent.logprobs, sent.prompt_logprobs) == (0, None)
+
+
+COMPUTED = {"output_text_buffer_length"}
+"""Public fields that vLLM fills in from others and does not take."""
+
+
+def test_no_field_is_left_to_a_default_of_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: dict[str, Any] = {}
+
+    def parameters(**fields: Any) -> SamplingParams:
+        sent.update(fields)
+        return SamplingParams(**fields)
+
+    monkeypatch.setattr(engines, "SamplingParams", parameters)
+    Engine._parameters(SimpleNamespace(_end_of_turn=5, penalties={}), Sampling())  # type: ignore[arg-type]
+    assert sent.keys() == {name for name in SamplingParams.__struct_fields__ if name[0] != "_"} - COMPUTED

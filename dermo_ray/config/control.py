@@ -10,7 +10,8 @@ class HeldoutSettings(Settings):
     """The reward on held-out prompts, measured on the rollout pool while training goes on."""
 
     every: int = Field(default=0, ge=0)
-    """Updates between validations, a multiple of checkpoint_every; 0 leaves them out."""
+    """Updates between validations, a multiple of checkpoint_every; 0 leaves them out. Training goes on meanwhile, but
+    without an adapter (`lora: null`) the next weights are published only once a validation is done."""
     split: Split = "val"
     """The split whose prompts are asked."""
     prompts: int = Field(default=64, ge=1)

@@ -150,6 +150,8 @@ class MavicConfig(Settings):
     @model_validator(mode="after")
     def _engines_load_what_is_trained(self) -> Self:
         check_vision(self.vision, self.lora)
+        if self.lora is not None and self.lora.dropout > 0:
+            raise ValueError("lora.dropout must be 0: with it the learner's log-probabilities are not the engine's")
         if self.vision == "lora" and not self.rollout.engine.vision_adapters:
             raise ValueError("vision=lora needs rollout.engine.vision_adapters=true, or engines would leave it out")
         return self

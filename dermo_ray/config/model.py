@@ -18,7 +18,7 @@ class LoraSettings(Settings):
     alpha: int = Field(default=64, gt=0)
     """The adapter's output is scaled by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout on the adapter's input; keep 0 in reinforcement learning, whose log-probabilities must repeat."""
+    """Dropout on the adapter's input; 0 in reinforcement learning, whose log-probabilities must repeat."""
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     """Names of the linear layers of the language model that get an adapter."""
 

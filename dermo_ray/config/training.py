@@ -42,6 +42,11 @@ class ShardingSettings(Settings):
     """How DeepSpeed spreads a model over ranks, and how a rank cuts its share of a batch."""
 
     zero_stage: Literal[0, 1, 2, 3] = 0
-    """ZeRO (Rajbhandari et al., arXiv 1910.02054): 0 replicates; 1, 2 and 3 shard optimizer, gradients, parameters."""
+    """ZeRO (Rajbhandari et al., arXiv 1910.02054): 0 replicates; 1, 2 and 3 shard optimizer, gradients, parameters.
+    With bfloat16, 0 and 1 are 2: DeepSpeed adds gradients up in 32 bits there."""
     micro_batch_tokens: int = Field(default=8192, ge=1)
     """Padded tokens of one forward and backward pass on a rank; the gradient does not depend on it."""
+
+    def stage_of(self, dtype: str) -> int:
+        """The ZeRO stage that weights of `dtype` are trained under."""
+        return max(2, self.zero_stage) if dtype == "bfloat16" else self.zero_stage

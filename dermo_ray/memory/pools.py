@@ -54,7 +54,7 @@ def learner_memory(
     Sharding by ZeRO stage: Rajbhandari et al., arXiv 1910.02054, section 5. With bfloat16 weights DeepSpeed keeps a
     32-bit copy of what is trained and adds gradients up in 32 bits.
     """
-    size, stage, ranks = _bytes(model), sharding.zero_stage, settings.workers
+    size, stage, ranks = _bytes(model), sharding.stage_of(model.dtype), settings.workers
     sharded = {at: ranks if stage >= at else 1 for at in (1, 2, 3)}
     mixed = size < 4
     tokens = max(sharding.micro_batch_tokens, longest)

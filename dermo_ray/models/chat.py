@@ -62,12 +62,14 @@ def end_of_turn_id(processor: ProcessorMixin) -> int:
 def banned_token_ids(processor: ProcessorMixin, vocabulary_size: int) -> list[int]:
     """Ids the policy may never write: image placeholders, other special tokens, and rows without a token.
 
-    A sampled placeholder would ask the learner for an image that isn't there.
+    A sampled placeholder would ask the learner for an image that isn't there. Not every tokenizer calls it special.
     """
     tokenizer = processor.tokenizer
+    known = [getattr(processor, f"{kind}_token_id", None) for kind in ("image", "video")]
+    placeholders = {id_ for id_ in known if id_ is not None}
     special = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
     unused = set(range(len(tokenizer), vocabulary_size))
-    return sorted((special | unused) - {tokenizer.eos_token_id})
+    return sorted((special | placeholders | unused) - {tokenizer.eos_token_id})
 
 
 def _messages(turns: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:

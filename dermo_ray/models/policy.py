@@ -89,6 +89,9 @@ class PolicyScorer(nn.Module):
         super().__init__()
         self.policy = policy
         self.temperature = temperature
+        self.most: Callable[[int], int] = lambda chunks: chunks
+        """The largest of all ranks' numbers of chunks: where weights are sharded, each forming of logits gathers the
+        output layer on all of them, so all must form as many."""
         self.register_buffer("banned", torch.tensor(banned or [], dtype=torch.long), persistent=False)
 
     def forward(self, batch: VLMBatch) -> Tensor:
@@ -99,7 +102,7 @@ class PolicyScorer(nn.Module):
         """`score` of the trained tokens, [..., N] in row-major order: it takes logits [n, vocabulary] and targets [n].
 
         Where there are several chunks, the backward pass forms each one's logits again, so that only one chunk's are
-        ever in memory.
+        ever in memory. A rank with fewer tokens than others has smaller chunks, or empty ones, but as many.
         """
         hidden, targets = self.predicting(batch), batch.input_ids[batch.trained]
         at_once = max(1, _LOGITS_AT_ONCE // self.model.lm_head.out_features)
@@ -107,9 +110,10 @@ class PolicyScorer(nn.Module):
         def of_chunk(hidden: Tensor, targets: Tensor) -> Tensor:
             return score(self.logits(hidden), targets)
 
-        if len(targets) <= at_once:
+        count = self.most(max(1, -(-len(targets) // at_once)))
+        if count == 1:
             return of_chunk(hidden, targets)
-        chunks = zip(hidden.split(at_once), targets.split(at_once), strict=True)
+        chunks = zip(hidden.tensor_split(count), targets.tensor_split(count), strict=True)
         scores = [checkpoint(of_chunk, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
         return torch.cat(scores, dim=-1)
 
@@ -152,8 +156,14 @@ class PolicyScorer(nn.Module):
 
     @property
     def takes_branches(self) -> bool:
-        """Whether sequences may have branches: the model takes masks and positions of one's own, as Qwen-VL does."""
-        return hasattr(self.model.model, "get_rope_index") and self.model.config._attn_implementation == "sdpa"
+        """Whether sequences may have branches: the model takes masks and positions of one's own, as Qwen-VL does.
+
+        In every layer: a sliding window or linear attention would see other branches, or part of the prompt alone.
+        """
+        config = self.model.config
+        layers = getattr(config.get_text_config(), "layer_types", None) or ()
+        full = all(kind == "full_attention" for kind in layers)
+        return full and hasattr(self.model.model, "get_rope_index") and config._attn_implementation == "sdpa"
 
     def _inputs(self, batch: VLMBatch) -> dict[str, object]:
         """The keyword arguments of the model's forward pass; each sequence is handed its prompt's image features."""

@@ -222,10 +222,11 @@ def _inline(svg: str, label: str) -> Markup:
 
 PANELS: tuple[Panel, ...] = (
     Panel("Reward and its terms", "mean over completions", r"reward/.+", _lines),
-    Panel("Loss", "loss", r"(.+/)?loss", _lines),
+    Panel("Loss", "loss", r"(.+/)?loss(/.+)?", _lines),
+    Panel("Validation loss", "loss", r"val_loss(/.+)?", _lines),
     Panel("Drift from the sampling policy", "KL", r"(.+[/_])?kl([/_].+)?", _lines),
     Panel("Clipped tokens", "share of tokens", r"(.+/)?clip_fraction(_low|_high)?", _lines),
     Panel("Throughput", "tokens per second", r"(.+/)?tokens_per_second(.*)|(.*)tokens/s", _lines),
     Panel("Staleness", "policy versions", r"(.+[/_])?staleness([/_].+)?", _lines),
-    Panel("Where a step's time goes", "seconds, stacked", r"seconds/.+", _stacked),
+    Panel("Where a step's time goes", "seconds, stacked", r"seconds/(?!step$).+", _stacked),
 )
