@@ -50,7 +50,7 @@ class RewardPoolSettings(ElasticPoolSettings):
     """The reward pool."""
 
     timeout: float = Field(default=120, gt=0)
-    """Seconds within which a worker must score a group."""
+    """Seconds within which a worker must score a group, from when it is done with the one before."""
     max_unscored: int = Field(default=0, ge=0)
     """Groups that a run may give up because their reward could not be computed; one more ends it."""
 
