@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dermo_ray.config.base import Settings
+from dermo_ray.config.mavic import RewardPoolSettings
 from dermo_ray.config.model import ModelSettings
 from dermo_ray.config.pools import EngineSettings, PoolSettings
 from dermo_ray.config.preflight import JobName
@@ -47,6 +48,14 @@ class Plan:
     def reward(self) -> RewardConfig | None:
         """The reward that completions are scored by."""
         return next((reward for _, reward in _found(self.config, RewardConfig)), None)
+
+    @property
+    def reward_deadline(self) -> float:
+        """Seconds within which a group must be scored."""
+        found = next(
+            (pool for pool in self.pools.values() if isinstance(pool, RewardPoolSettings)), RewardPoolSettings()
+        )
+        return found.timeout
 
     @property
     def reads(self) -> list[Path]:
