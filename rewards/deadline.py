@@ -25,7 +25,7 @@ def within(seconds: float, work: Callable[[], ResultT]) -> ResultT:
 
 
 def awaited(work: Coroutine[Any, Any, ResultT]) -> ResultT:
-    """What a coroutine returns or raises, for callers that have no event loop of their own, or have one and block it."""
+    """What a coroutine returns or raises, for callers without an event loop, or that block theirs."""
     return asyncio.run_coroutine_threadsafe(work, _loop()).result()
 
 

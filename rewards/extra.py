@@ -101,8 +101,8 @@ def import_term(settings: ImportedTerm) -> Score:
 class Service:
     """A service that scores a batch by one POST: `{"completions", "ground_truths"}` in, `{"rewards"}` out.
 
-    What may pass (no connection, status 429 or 5xx) is tried again until the deadline, which no answer outlasts, however
-    slowly it trickles in.
+    What may pass (no connection, status 429 or 5xx) is tried again until the deadline, which no answer outlasts, at
+    whatever pace it trickles in.
     """
 
     def __init__(self, settings: ServiceTerm) -> None:

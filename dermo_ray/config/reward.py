@@ -1,6 +1,5 @@
 """Settings of the MAVIC reward."""
 
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -113,7 +112,7 @@ class RewardConfig(Settings):
     """The morphology (or, without a reference, consistency) at which the anchor gate is fully open."""
     faults: FaultCosts = FaultCosts()
     """What each format fault costs."""
-    taxonomy: Path | None = None
+    taxonomy: AbsolutePath | None = None
     """A diagnosis tree of one's own (YAML, or released JSON); the default tree where it is not given."""
     concepts: AbsolutePath | None = None
     """Folder of a concept model, as jobs.concepts writes it; without one there is no consistency term."""

@@ -59,12 +59,12 @@ class Plan:
 
     @property
     def reads(self) -> list[Path]:
-        """Folders that every node must see."""
+        """Folders and files that every node must see."""
         named = [getattr(self.config, name, None) for name in _READS.get(self.job, ("data",))]
         sources = [source.root for source in getattr(self.config, "mixture", ())]
         model = [self.model.path] if self.model is not None else []
-        concepts = [self.reward.concepts] if self.reward is not None else []
-        return [path for path in (*named, *sources, *model, *concepts) if path is not None]
+        reward = [self.reward.concepts, self.reward.taxonomy] if self.reward is not None else []
+        return [path for path in (*named, *sources, *model, *reward) if path is not None]
 
     @property
     def writes(self) -> list[Path]:
