@@ -39,10 +39,20 @@ def run(config: ConceptsConfig) -> None:
     Raises `UserError` for a folder without prepared data, annotations or encoder, a run directory that is taken, and
     more resources than the cluster has.
     """
-    samples = ConceptSamples.read(config.data, "train")
+    samples = ConceptSamples.read(config.data, "train", config.machine_annotations)
     if not samples.annotated_schemas():
-        raise UserError(f"{config.data} has no annotated image in its train split: there are no concepts to learn")
-    ConceptSamples.read(config.data, "val")  # without it the run could not end early, nor be calibrated
+        made = f" but {samples.left_out} by machines, which machine_annotations=true learns from" * (
+            samples.left_out > 0
+        )
+        raise UserError(
+            f"{config.data} has no annotated image in its train split{made}: there are no concepts to learn"
+        )
+    validation = ConceptSamples.read(config.data, "val")
+    if not any(validation.targets(range(len(validation)), samples.vocabulary()).counts().values()):
+        raise UserError(
+            f"{config.data} has no image in its val split that a person annotated or that has a known label: "
+            f"the run could not end early, nor be calibrated"
+        )
     steps = config.steps or math.ceil(config.epochs * len(samples) / config.batch_size)
     with claimed(config.run, config, _CHANGEABLE) as checkpoint:
         progress = _progress(config, checkpoint)

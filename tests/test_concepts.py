@@ -363,6 +363,25 @@ def test_truth_and_annotation_are_kept_apart() -> None:
     assert samples.annotation.observed["skincon"].all()  # nothing present is a statement, too
 
 
+@pytest.mark.parametrize(("by_machine", "observed"), [(False, [True, False, True]), (True, [True, True, True])])
+def test_what_a_machine_annotated_is_learned_only_where_the_settings_say_so(
+    by_machine: bool, observed: list[bool]
+) -> None:
+    teacher, writer = json.dumps({"morphology": {"model": "m"}}), json.dumps({"description": {"model": "m"}})
+    samples = ConceptSamples(
+        [
+            stored(0, annotation=PSORIASIS, morphology=PSORIASIS),
+            stored(1, annotation=PSORIASIS, annotator=teacher),
+            stored(2, annotation=PSORIASIS, annotator=writer),
+        ],
+        Path(),
+        by_machine,
+    )
+    assert samples.annotation.observed["skincon"].tolist() == observed
+    assert samples.annotation.values["skincon"].any(dim=1).tolist() == observed
+    assert samples.left_out == observed.count(False)
+
+
 def test_labels_and_schemas_are_those_that_occur_in_training() -> None:
     samples = ConceptSamples(
         [
