@@ -18,7 +18,7 @@ from dermo_ray.errors import UserError
 from dermo_ray.metrics import METRICS
 from dermo_ray.models.concepts import load_concept_model
 from dermo_ray.models.concepts.data import ConceptSamples
-from dermo_ray.models.concepts.encoders import new_processor
+from dermo_ray.models.concepts.encoders import new_model
 from dermo_ray.models.concepts.measures import MEASURES, ConceptMeasures, measure
 from dermo_ray.models.concepts.predictions import PREDICTIONS, evaluation_split, read_predictions
 from dermo_ray.report.concepts import write_concept_report
@@ -41,11 +41,10 @@ def run(config: ConceptsConfig) -> None:
     """
     samples = ConceptSamples.read(config.data, "train", config.machine_annotations)
     if not samples.annotated_schemas():
-        made = f" but {samples.left_out} by machines, which machine_annotations=true learns from" * (
-            samples.left_out > 0
-        )
+        by_machines = f" but {samples.left_out} by machines, which machine_annotations=true learns from"
         raise UserError(
-            f"{config.data} has no annotated image in its train split{made}: there are no concepts to learn"
+            f"{config.data} has no annotated image in its train split{by_machines if samples.left_out else ''}: "
+            f"there are no concepts to learn"
         )
     validation = ConceptSamples.read(config.data, "val")
     if not any(validation.targets(range(len(validation)), samples.vocabulary()).counts().values()):
@@ -58,7 +57,7 @@ def run(config: ConceptsConfig) -> None:
         progress = _progress(config, checkpoint)
         finished = progress.step >= steps or progress.waited >= config.validation.patience
         if not finished or not (config.run / PREDICTIONS).exists():
-            new_processor(config.encoder)  # names what is missing before anything starts
+            new_model(config.encoder, {}, [])  # names what is wrong with the encoder before anything starts
             with ray_session():
                 preflight.ensure("concepts", config)
                 assignment = Assignment(config, steps, progress, checkpoint)

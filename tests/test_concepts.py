@@ -12,11 +12,21 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import (
     AutoModel,
+    BertConfig,
+    BertModel,
     CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
     ConvNextConfig,
     ConvNextModel,
+    EfficientNetConfig,
+    EfficientNetModel,
+    MobileNetV2Config,
+    MobileNetV2Model,
+    MobileViTConfig,
+    MobileViTModel,
+    ResNetConfig,
+    ResNetModel,
     ViTConfig,
     ViTImageProcessor,
     ViTModel,
@@ -44,6 +54,7 @@ from dermo_ray.report.concepts import write_concept_report
 from rewards import mavic_reward
 
 SMALL = EncoderSettings(size=48, widths=(8, 16), depths=(1, 1))
+TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 LABELS = {"skincon": ["Psoriasis", "Rosacea", "Vitiligo"], "derm7pt": ["Melanoma", "Melanocytic Nevus"]}
 PSORIASIS = Morphology("skincon", features=frozenset({"Plaque", "Scale", "Erythema", "White(Hypopigmentation)"}))
 
@@ -229,21 +240,34 @@ def test_probabilities_are_those_of_one_answer_a_field_and_one_diagnosis() -> No
     assert torch.equal(again, output.skincon_diagnosis)  # the concepts are all that the diagnosis sees
 
 
-@pytest.mark.parametrize("kind", ["vit", "convnext", "clip"])
+ENCODERS = {
+    "vit": lambda: ViTModel(ViTConfig(**TINY, image_size=32, patch_size=8)),
+    "convnext": lambda: ConvNextModel(ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2)),
+    "resnet": lambda: ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])),
+    # the configurations of these don't name the channels that come out, or others
+    "efficientnet": lambda: EfficientNetModel(
+        EfficientNetConfig(image_size=32, width_coefficient=0.1, depth_coefficient=0.3, hidden_dim=128)
+    ),
+    "mobilenet_v2": lambda: MobileNetV2Model(MobileNetV2Config(image_size=32, depth_multiplier=0.25)),
+    "mobilevit": lambda: MobileViTModel(
+        MobileViTConfig(image_size=64, hidden_sizes=[8, 12, 16], neck_hidden_sizes=[4, 4, 8, 8, 12, 16, 20])
+    ),
+    "clip": lambda: CLIPModel(
+        CLIPConfig(text_config=TINY | {"vocab_size": 50}, vision_config=TINY | {"image_size": 32, "patch_size": 8})
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
 def test_any_image_encoder_is_taken_with_its_weights(kind: str, tmp_path, images: list[Image.Image]) -> None:
-    size = {"height": 32, "width": 32}
-    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    if kind == "vit":
-        encoder = ViTModel(ViTConfig(**small, image_size=32, patch_size=8))
-        expected, processor = encoder, ViTImageProcessor(size=size)
-    elif kind == "convnext":
-        encoder = ConvNextModel(ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2))
-        expected, processor = encoder, ViTImageProcessor(size=size)
-    else:
-        vision = small | {"image_size": 32, "patch_size": 8}
-        encoder = CLIPModel(CLIPConfig(text_config=small | {"vocab_size": 50}, vision_config=vision))
-        expected = encoder.vision_model
-        processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size)
+    encoder, side = ENCODERS[kind](), 64 if kind == "mobilevit" else 32
+    expected = encoder.vision_model if kind == "clip" else encoder
+    size = {"height": side, "width": side}
+    processor = (
+        CLIPImageProcessor(size={"shortest_edge": side}, crop_size=size)
+        if kind == "clip"
+        else ViTImageProcessor(size=size)
+    )
     encoder.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     chosen = EncoderSettings(path=tmp_path)
@@ -253,6 +277,21 @@ def test_any_image_encoder_is_taken_with_its_weights(kind: str, tmp_path, images
         hidden = model.encoder(pixel_values=pixels).last_hidden_state
         assert torch.allclose(hidden, expected.eval()(pixel_values=pixels).last_hidden_state, atol=1e-6)
         assert model(pixels).skincon.shape == (2, 48)
+    model.save_pretrained(tmp_path / "saved")
+    with torch.no_grad():
+        assert torch.equal(AutoModel.from_pretrained(tmp_path / "saved").eval()(pixels).skincon, model(pixels).skincon)
+
+
+def test_a_model_that_is_no_image_encoder_is_named_in_one_line(tmp_path) -> None:
+    BertModel(BertConfig(**TINY, vocab_size=50)).save_pretrained(tmp_path)
+    ViTImageProcessor().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="BertModel gives no last_hidden_state for an image") as caught:
+        new_model(EncoderSettings(path=tmp_path), LABELS, list(SCHEMAS))
+    assert "\n" not in str(caught.value)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="can't be opened as an image encoder") as caught:
+        new_model(EncoderSettings(path=tmp_path), LABELS, list(SCHEMAS))
+    assert "\n" not in str(caught.value)
 
 
 def test_what_is_no_model_is_named(tmp_path) -> None:
