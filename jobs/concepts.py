@@ -19,8 +19,9 @@ from dermo_ray.metrics import METRICS
 from dermo_ray.models.concepts import load_concept_model
 from dermo_ray.models.concepts.data import ConceptSamples
 from dermo_ray.models.concepts.encoders import new_model
-from dermo_ray.models.concepts.measures import MEASURES, ConceptMeasures, measure
+from dermo_ray.models.concepts.measures import measure
 from dermo_ray.models.concepts.predictions import PREDICTIONS, evaluation_split, read_predictions
+from dermo_ray.models.concepts.scores import MEASURES, ConceptMeasures
 from dermo_ray.report.concepts import write_concept_report
 from dermo_ray.run_directory import CHECKPOINTS, claimed
 from jobs import preflight, training

@@ -542,6 +542,45 @@ def test_images_without_a_label_are_not_asked_for_a_diagnosis(measured) -> None:
     assert measures.diagnosis["skincon"].given.keys() == {"annotation", "truth"}
 
 
+def test_seen_and_given_concepts_are_compared_over_the_same_images() -> None:
+    # the model sees nothing and always says psoriasis: right about 2 of 5 images, and 1 of the 2 that are annotated
+    samples = ConceptSamples(
+        [
+            stored(0, label="Psoriasis", annotation=PSORIASIS),
+            stored(1, label="Psoriasis"),
+            stored(2, label="Rosacea", annotation=Morphology("skincon")),
+            stored(3, label="Rosacea"),
+            stored(4, label="Rosacea"),
+        ],
+        Path(),
+    )
+    model = new_model(SMALL, {"skincon": ["Psoriasis", "Rosacea"]}, ["skincon"])
+    model.diagnosis["skincon"].bias.data = torch.tensor([0.5, 0.0])
+    model.diagnosis["skincon"].weight.data[0] = torch.from_numpy(vector(PSORIASIS))
+    model.diagnosis["skincon"].weight.data[1] = 1 - torch.from_numpy(vector(PSORIASIS))
+    nothing = {schema: torch.full((5, len(CONCEPTS[schema])), -20.0) for schema in SCHEMAS}
+    score = measure(model, samples, nothing, "test").diagnosis["skincon"]
+    compared = score.given["annotation"]
+    assert (score.images, score.seen.mean) == (5, pytest.approx(2 / 5))
+    assert (compared.images, compared.seen.mean, compared.given.mean) == (2, 0.5, 0.5)
+
+
+def test_every_value_of_a_field_is_measured_against_the_others(measured) -> None:
+    measures, images = measured
+    truth, written = measures.concepts["truth"].derm7pt, measures.concepts["annotation"].derm7pt
+    streaks = images.truth.values["derm7pt"][40:, FIELD_SLICES["Streaks"]].sum(dim=0).tolist()
+    assert {name: score.present for name, score in truth.fields["Streaks"].values.items()} == dict(
+        zip(DERM7PT_FIELDS["Streaks"], streaks, strict=True)
+    )
+    told = [score for field in truth.fields.values() for score in field.values.values() if score.auroc]
+    assert len(told) > 10
+    assert {(score.auroc.mean, score.f1) for score in told} == {(1.0, 1.0)}
+    veil = written.fields["Blue Whitish Veil"].values
+    assert veil["absent"].auroc is None  # the annotators saw no veil at all
+    assert 0 < veil["absent"].f1 < 1
+    assert veil["present"].f1 == 0
+
+
 def test_the_report_needs_nothing_outside_itself_and_names_every_concept_that_is_measured(measured, tmp_path) -> None:
     measures, _ = measured
     page = write_concept_report(tmp_path, measures).read_text(encoding="utf-8")
@@ -551,6 +590,8 @@ def test_the_report_needs_nothing_outside_itself_and_names_every_concept_that_is
     told = [name for name, score in measures.concepts["truth"].skincon.features.items() if score.auroc]
     assert told
     assert all(f">{name}<" in page for name in (*told, *DERM7PT_FIELDS))
+    values = measures.concepts["truth"].derm7pt.fields["Streaks"].values
+    assert all(f">Streaks: {value}<" in page for value, score in values.items() if score.auroc)
     assert all(label in page for labels in measures.weights.values() for label in labels)
     with Image.open(tmp_path / "linear_head.png") as picture:
         assert picture.width > 500
