@@ -51,7 +51,7 @@ from dermo_ray.morphology import DERM7PT_FIELDS, SKINCON_FEATURES, Morphology, a
 from dermo_ray.phantom import PhantomSettings, draw
 from dermo_ray.records import GroundTruth
 from dermo_ray.report.concepts import write_concept_report
-from rewards import mavic_reward
+from rewards import Scorer, mavic_reward
 
 SMALL = EncoderSettings(size=48, widths=(8, 16), depths=(1, 1))
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -183,6 +183,49 @@ def test_the_diagnosis_follows_from_what_is_stated_whatever_the_image_shows(
     assert max(fits[0]) == 1.0
     assert 0 < min(fits[0]) < 1
     assert seen[0].diagnosis_fit(PSORIASIS, "Melanoma") == 0.0
+
+
+def test_a_group_asks_the_linear_head_once_and_gets_what_each_completion_gets_alone(
+    images: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = ConceptScorer(random_model(), new_processor(SMALL))
+    scorer._model.config.temperatures = {"skincon/diagnosis": 0.7, "derm7pt/diagnosis": 1.3}
+    asked: list[int] = []
+    answer = ConceptScorer.diagnosis_fits
+
+    def counted(self: ConceptScorer, statements) -> list[float]:
+        asked.append(len(statements))
+        return answer(self, statements)
+
+    monkeypatch.setattr(ConceptScorer, "diagnosis_fits", counted)
+    rng = np.random.default_rng(0)
+    dermoscopic = [morphology_of(*rng.integers((3, 2, 8, 5, 3, 3, 4))) for _ in range(20)]
+    clinical = [Morphology("skincon", features=frozenset(rng.choice(SKINCON_FEATURES, 5))) for _ in range(20)]
+    for stated, truth in (
+        (dermoscopic, GroundTruth(task="task3", modality="dermoscopic", final_label="Melanoma")),
+        (clinical, GroundTruth(task="task3", modality="clinical", final_label="Rosacea")),
+    ):
+        labels = [*LABELS["derm7pt"], *LABELS["skincon"], "Lichen Planus", "none of these"]
+        texts = [
+            render(Completion("task3", "Seen.", morphology, None, labels[number % len(labels)]))
+            for number, morphology in enumerate(stated)
+        ]
+        texts += ["", "<morph>{}</morph>"]
+        seen = scorer.concepts(images[0])
+        alone = [mavic_reward(text, truth, RewardConfig(), seen) for text in texts]
+        calls = len(asked)
+        assert Scorer(RewardConfig()).score(texts, [truth] * len(texts), seen) == alone
+        assert len(asked) == calls + 1
+        assert len({reward.terms["consistency"] for reward in alone}) > 5
+
+
+def test_a_diagnosis_fits_as_the_model_itself_says() -> None:
+    model = random_model()
+    model.config.temperatures = {"skincon/diagnosis": 0.7}
+    fits = ConceptScorer(model, None).diagnosis_fits([(PSORIASIS, label) for label in LABELS["skincon"]])
+    with torch.no_grad():
+        probabilities = model.diagnose("skincon", torch.from_numpy(vector(PSORIASIS))[None])[0]
+    assert fits == pytest.approx((probabilities / probabilities.max()).tolist(), rel=1e-5)
 
 
 def test_images_are_encoded_alike_in_a_batch_and_one_by_one(scorer: ConceptScorer, images: list[Image.Image]) -> None:
