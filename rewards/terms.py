@@ -87,8 +87,8 @@ def taxonomy_term(case: Case) -> float | None:
 
 
 def morphology_term(case: Case) -> float | None:
-    """Agreement with the annotation; where the image has one."""
-    reference = case.truth.morphology
+    """Agreement with the annotation; where the image has one that is whole, in the schema of its modality."""
+    reference = case.truth.comparable_morphology
     if reference is None:
         return None
     return agreement(case.completion.morphology, reference) if case.schema_is_right else 0.0
