@@ -30,6 +30,8 @@ def test_the_demos_settings_are_valid() -> None:
     [
         (["rollout.max_tokens=4096"], r"rollout\.max_tokens must leave room for the prompt"),
         (["algorithm.correction_high=null"], "correction needs correction_high"),
+        (["rewards.extra=['my_pkg.rewards:Brevity']"], r"unknown setting rewards\.extra: did you mean reward\.extra\?"),
+        (["reward.workers=2"], r"unknown setting reward\.workers: did you mean rewards\.workers\?"),
         (["max_stalenes=1"], r"unknown setting max_stalenes: did you mean max_staleness\?"),
         (["rollout.engine.max_num_seq=4"], r"did you mean rollout\.engine\.max_num_seqs\?"),
         (["learner.sharding.zero_stage=4"], r"learner\.sharding\.zero_stage: "),
