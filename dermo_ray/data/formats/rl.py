@@ -7,7 +7,7 @@ from dermo_ray.taxonomy import Taxonomy
 
 
 def rl_prompt(sample: StoredSample, task: Task, style: Style, taxonomy: Taxonomy) -> RLPrompt | None:
-    """The reinforcement-learning prompt of `sample`; None where it lacks a label (task3), a whole morphology (task1)."""
+    """The prompt of `sample` and its reference; None where it lacks a label (task3) or a whole morphology (task1)."""
     truth = GroundTruth(
         task=task,
         modality=sample.modality,
