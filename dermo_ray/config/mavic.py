@@ -161,6 +161,16 @@ class MavicConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _services_answer_before_the_pool_gives_up(self) -> Self:
+        together = sum(service.timeout for service in self.reward.services)
+        if together >= self.rewards.timeout:
+            raise ValueError(
+                f"rewards.timeout={self.rewards.timeout:g} must be above the timeouts of reward.services together "
+                f"({together:g} s), or a slow service costs its worker"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _weights_can_be_handed_over(self) -> "MavicConfig":
         if self.lora is None and self.algorithm.kl_coefficient > 0:
             raise ValueError(

@@ -94,8 +94,8 @@ class ServiceTerm(Settings):
     weight: float = Field(default=0.1, ge=0, le=100)
     """Its weight, normalised together with the others."""
     timeout: float = Field(default=30, gt=0)
-    """Seconds within which a batch must be scored, from the first attempt to the last byte of the answer; keep it below
-    the pool's `timeout`."""
+    """Seconds within which a batch must be scored, from the first attempt to the last byte of the answer; those of
+    all services together must be below the pool's `timeout`."""
     retries: int = Field(default=2, ge=0)
     """Further attempts where the service can't be reached or answers with status 429 or 5xx."""
 

@@ -43,8 +43,9 @@ def new_model(settings: EncoderSettings, labels: Mapping[Schema, list[str]], sch
             told = " ".join(str(error).split())
             raise UserError(f"{settings.path} can't be opened as an image encoder: {told:.300}") from error
         width = _width(loaded, settings.path)
-    fields: dict[str, Any] = {"labels": dict(labels), "schemas": list(schemas), "encoder_width": width}
-    model = ConceptModel(ConceptModelConfig(encoder=encoder.to_dict(), **fields))
+    fields: dict[str, Any] = {"encoder": encoder.to_dict(), "encoder_width": width}
+    fields |= {"labels": dict(labels), "schemas": list(schemas)}
+    model = ConceptModel(ConceptModelConfig(**fields))
     if loaded is not None:
         model.encoder = loaded
     return model
