@@ -91,7 +91,7 @@ class ConceptRank:
         self._threads = threads(config.pool)
         transformers_logging.disable_progress_bar()
         torch.set_num_threads(self._threads)
-        self._training = ConceptSamples.read(config.data, "train")
+        self._training = ConceptSamples.read(config.data, "train", config.machine_annotations)
         self._validation = ConceptSamples.read(config.data, "val")
         self._vocabulary = self._training.vocabulary()
         self._processor = new_processor(config.encoder)

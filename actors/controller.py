@@ -44,8 +44,8 @@ from dermo_ray.rollouts import ScoredCompletion
 from dermo_ray.run_directory import CHECKPOINTS, ROLLOUTS
 from rewards.watch import Watch
 
-Report = Callable[[int, dict[str, float], str | None, Sequence[ScoredCompletion]], None]
-"""Takes the number of an update that was made, its metrics, an alarm where there is cause for one, and the rows."""
+Report = Callable[[int, dict[str, float], Sequence[ScoredCompletion]], None]
+"""Takes the number of an update that was made, its metrics and the rows."""
 
 EARLY_STOP = "early stop"
 """The reason to end a run whose validations bring no gain any more; started again, it makes no further update."""
@@ -239,6 +239,8 @@ class RunController:
         self._check_engine(metrics)
         self._score = metrics["reward/total"]
         self.version += 1
+        if self._watch.news is not None:
+            _log.warning("update %d: %s", self.version, self._watch.news)
         clock.lap("seconds/update")
         await self._account_for(batch, dropped, version)
         await self._publish()
@@ -258,7 +260,7 @@ class RunController:
         metrics |= clock.laps | self._accounts.close()
         metrics["tokens_per_second"] = metrics["tokens"] / sum(clock.laps.values())
         metrics["samples_per_second"] = trained / sum(clock.laps.values())
-        self._report(self.version, metrics, self._watch.alarm(), rows)
+        self._report(self.version, metrics, rows)
         if self._validations.exhausted:
             _log.warning("early stop after update %d: %s", self.version, self._validations)
             await self.stop(EARLY_STOP)

@@ -40,6 +40,8 @@ class Worker:
     location: Location | None = None
     running: int = 0
     """Calls under way."""
+    last: asyncio.Future[None] | None = None
+    """Done once the call that was made last is over."""
     done: int = 0
     """Calls answered."""
     work: float = 0.0
@@ -231,10 +233,22 @@ class Crew:
                 continue
         await self._unless_gone(worker, worker.idle.wait(), timeout=None)  # the calls that it waits for have deadlines
 
-    async def _ask(self, worker: Worker, method: str, arguments: tuple[Any, ...], timeout: float) -> Any:
-        """Raises `WorkerDied`, `TimeoutError`, or what the method raises."""
+    async def _ask(
+        self,
+        worker: Worker,
+        method: str,
+        arguments: tuple[Any, ...],
+        timeout: float,
+        after: asyncio.Future[None] | None = None,
+    ) -> Any:
+        """Ask at once; `timeout` counts from when `after` is done, where there is one.
+
+        Raises `WorkerDied`, `TimeoutError`, or what the method raises.
+        """
         asked = asyncio.ensure_future(worker.host.ask(method, arguments))
         try:
+            if after is not None:
+                await asyncio.wait({asked, after, worker.gone}, return_when=asyncio.FIRST_COMPLETED)
             await asyncio.wait({asked, worker.gone}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if asked.done():
                 try:

@@ -188,12 +188,8 @@ def _reported(config: MavicConfig, version: int, pools: Mapping[str, Pool]) -> I
         progress_bar(config.steps, "mavic", " updates", initial=version) as bar,
     ):
 
-        def report(
-            version: int, metrics: dict[str, float], alarm: str | None, rows: Sequence[ScoredCompletion]
-        ) -> None:
+        def report(version: int, metrics: dict[str, float], rows: Sequence[ScoredCompletion]) -> None:
             monitor.update(version, metrics, rows)
-            if alarm is not None:
-                bar.write(f"update {version}: {alarm}", file=sys.stderr)
             bar.set_postfix_str(f"reward {metrics['reward/total']:.3f}, valid {metrics['format_valid']:.3f}")
             bar.update()
 

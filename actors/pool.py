@@ -27,7 +27,8 @@ _log = logging.getLogger(__name__)
 class Pool(Crew):
     """A crew that answers calls. `slots` at most are under way on one worker, the rest waits here.
 
-    `measure` says how much work an answer was, in the pool's own `unit`.
+    Where workers do their calls one after another (`sequential`), the deadline of a call counts from the end of the one
+    before it. `measure` says how much work an answer was, in the pool's own `unit`.
     """
 
     def __init__(
@@ -40,12 +41,13 @@ class Pool(Crew):
         measure: Callable[[Any], float] = lambda answer: 1.0,
         unit: str = "calls",
         farewell: str | None = None,
+        sequential: bool = False,
     ) -> None:
         super().__init__(name, settings, new_host, start_timeout, farewell)
         self.unit = unit
         self.changed: Callable[[], None] = lambda: None
         """Called whenever calls begin or end."""
-        self._slots, self._measure = slots, measure
+        self._slots, self._measure, self._sequential = slots, measure, sequential
         self._waiting: deque[asyncio.Future[Worker]] = deque()
 
     async def call(self, method: str, *arguments: Any, timeout: float) -> Any:
@@ -58,8 +60,10 @@ class Pool(Crew):
         while True:
             worker = await self._acquire(again)
             again = True
+            before, over = worker.last, asyncio.get_running_loop().create_future()
+            worker.last = over
             try:
-                answer = await self._ask(worker, method, arguments, timeout)
+                answer = await self._ask(worker, method, arguments, timeout, before if self._sequential else None)
             except WorkerDied as death:
                 lost += not worker.leaving.is_set()
                 if lost >= _ATTEMPTS:
@@ -76,6 +80,7 @@ class Pool(Crew):
                 self._lose(worker, reason)
                 continue
             finally:
+                over.set_result(None)
                 self._release(worker)
             self._succeeded(worker, answer)
             return answer
@@ -158,7 +163,8 @@ def ray_pool(
     measure: Callable[[Any], float] = lambda answer: 1.0,
     unit: str = "calls",
     farewell: str | None = None,
+    sequential: bool = False,
 ) -> Pool:
     """A pool of Ray actors of `actor_class`, each built with `arguments`; not yet open."""
     hosts = ray_hosts(actor_class, arguments, settings, environment)
-    return Pool(name, settings, hosts, start_timeout, slots, measure, unit, farewell)
+    return Pool(name, settings, hosts, start_timeout, slots, measure, unit, farewell, sequential)

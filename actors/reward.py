@@ -89,4 +89,5 @@ def reward_pool(settings: RewardPoolSettings, reward: RewardConfig, data: Path) 
         slots=_SLOTS,
         measure=lambda scored: float(len(scored.rewards)),
         unit="completions",
+        sequential=True,
     )

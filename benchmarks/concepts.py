@@ -27,8 +27,8 @@ from dermo_ray.data.corpus import SAMPLES_FILE
 from dermo_ray.data.samples import StoredSample
 from dermo_ray.data.tables import stored_samples
 from dermo_ray.models.concepts import ConceptScorer
-from dermo_ray.models.concepts.measures import MEASURES
 from dermo_ray.models.concepts.ranking import auroc
+from dermo_ray.models.concepts.scores import MEASURES
 from dermo_ray.records import GroundTruth
 from jobs import concepts, prepare
 from jobs.cluster import ray_session

@@ -134,7 +134,7 @@ def conduct(run: Path, hosts: list[Host], groups: int, group_size: int, batch: i
             learners,
             ledger,
             Progress(),
-            lambda version, metrics, alarm, rows: None,
+            lambda version, metrics, rows: None,
         )
         observer = asyncio.ensure_future(observe(controller, learners, rollout))
         try:

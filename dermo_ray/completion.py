@@ -31,7 +31,17 @@ MAX_LABEL_CHARS = 256
 
 _TAG = re.compile(r"(</?(?:reasoning|morph|final_diagnosis)>)")
 _CLOSING = {f"<{kind}>": f"</{kind}>" for kind in BLOCKS["task3"]}
-_FORBIDDEN_TOKEN = re.compile(r"<\|[^|<>]*\|>|<(?:image|video)>")
+_FORBIDDEN_TOKEN = re.compile(
+    r"<\|[^|<>]*\|>|<\uff5c[^\uff5c<>]*\uff5c>"  # Qwen, Llama 3, Phi and others; DeepSeek
+    r"|<(?=/?[a-zI][\w-]{0,23}>)(?:"  # the shape of those that follow, so that not every one is tried at every "<"
+    r"image|video|audio|/?img|IMG_CONTEXT|/?(?:quad|ref|box)"  # placeholders; InternVL
+    r"|/?s|pad|unk|bos|eos|mask|im_(?:start|end|patch)"  # Llama 2, LLaVA
+    r"|(?:start|end)_of_(?:turn|image)|end_of_utterance|image_soft_token|unused\d{1,4}|(?:loc|seg)\d{3,4}"  # Gemma
+    r"|fake_token_around_image|global-img|row_\d{1,2}_col_\d{1,2}"  # Idefics
+    r"|/?(?:think|tool_call|tool_response)"
+    r")>|<</?SYS>>|\[(?:/?INST|IMG(?:_BREAK|_END)?)\]"  # Llama 2; Mistral, Pixtral
+)
+"""Special tokens as the well-known families of models write them; none of them is a word of a report."""
 _LABEL_SEPARATOR = re.compile(r"[;|]|\b(?:or|vs|versus)\b", re.IGNORECASE)
 
 

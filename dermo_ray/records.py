@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from dermo_ray.morphology import Modality, Morphology
+from dermo_ray.morphology import SCHEMA_FOR_MODALITY, Modality, Morphology
 
 Task = Literal["task1", "task3"]
 Split = Literal["train", "val", "test"]
@@ -55,6 +55,18 @@ class GroundTruth(Record):
     def morphology(self) -> Morphology | None:
         """The reference morphology, parsed."""
         return None if self.morph is None else Morphology.from_json(self.morph)
+
+    @property
+    def comparable_morphology(self) -> Morphology | None:
+        """The reference morphology where completions can be compared with it.
+
+        None for one that lacks a Derm7pt field, which even the best completion could not match, or is in the schema of
+        the other modality, in which no completion may write.
+        """
+        morphology = self.morphology
+        if morphology is None or morphology.missing or morphology.schema != SCHEMA_FOR_MODALITY[self.modality]:
+            return None
+        return morphology
 
 
 class Turn(Record):

@@ -18,9 +18,10 @@ from dermo_ray.errors import UserError
 from dermo_ray.metrics import METRICS
 from dermo_ray.models.concepts import load_concept_model
 from dermo_ray.models.concepts.data import ConceptSamples
-from dermo_ray.models.concepts.encoders import new_processor
-from dermo_ray.models.concepts.measures import MEASURES, ConceptMeasures, measure
+from dermo_ray.models.concepts.encoders import new_model
+from dermo_ray.models.concepts.measures import measure
 from dermo_ray.models.concepts.predictions import PREDICTIONS, evaluation_split, read_predictions
+from dermo_ray.models.concepts.scores import MEASURES, ConceptMeasures
 from dermo_ray.report.concepts import write_concept_report
 from dermo_ray.run_directory import CHECKPOINTS, claimed
 from jobs import preflight, training
@@ -39,16 +40,25 @@ def run(config: ConceptsConfig) -> None:
     Raises `UserError` for a folder without prepared data, annotations or encoder, a run directory that is taken, and
     more resources than the cluster has.
     """
-    samples = ConceptSamples.read(config.data, "train")
+    samples = ConceptSamples.read(config.data, "train", config.machine_annotations)
     if not samples.annotated_schemas():
-        raise UserError(f"{config.data} has no annotated image in its train split: there are no concepts to learn")
-    ConceptSamples.read(config.data, "val")  # without it the run could not end early, nor be calibrated
+        by_machines = f" but {samples.left_out} by machines, which machine_annotations=true learns from"
+        raise UserError(
+            f"{config.data} has no annotated image in its train split{by_machines if samples.left_out else ''}: "
+            f"there are no concepts to learn"
+        )
+    validation = ConceptSamples.read(config.data, "val")
+    if not any(validation.targets(range(len(validation)), samples.vocabulary()).counts().values()):
+        raise UserError(
+            f"{config.data} has no image in its val split that a person annotated or that has a known label: "
+            f"the run could not end early, nor be calibrated"
+        )
     steps = config.steps or math.ceil(config.epochs * len(samples) / config.batch_size)
     with claimed(config.run, config, _CHANGEABLE) as checkpoint:
         progress = _progress(config, checkpoint)
         finished = progress.step >= steps or progress.waited >= config.validation.patience
         if not finished or not (config.run / PREDICTIONS).exists():
-            new_processor(config.encoder)  # names what is missing before anything starts
+            new_model(config.encoder, {}, [])  # names what is wrong with the encoder before anything starts
             with ray_session():
                 preflight.ensure("concepts", config)
                 assignment = Assignment(config, steps, progress, checkpoint)

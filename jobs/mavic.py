@@ -19,6 +19,7 @@ from dermo_ray.tracking import check_tracking
 from jobs import preflight
 from jobs.cluster import ray_session
 from jobs.command import main
+from rewards.check import check_references
 
 CONFIG = MavicConfig
 
@@ -45,6 +46,8 @@ def run(config: MavicConfig) -> None:
     """Train until `config.steps` updates are made. Raises `UserError` for what can't be run as it is set."""
     check_tracking(config.tracking)
     prompts = read_prompts(config.data, "train", config.sources)
+    for warning in check_references([prompt.ground_truth for prompt in prompts], config.reward):
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
     validates = config.validation.every > 0
     heldout = read_prompts(config.data, config.validation.split, config.sources) if validates else []
     if config.checkpoint_copy is not None and not (config.run / CHECKPOINTS / LATEST).exists():

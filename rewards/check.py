@@ -3,15 +3,17 @@
 Jobs call `check_reward` before they start engines: a term that scores nothing, or everything alike, shows in seconds.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from dermo_ray.completion import BLOCKS, Completion, render
 from dermo_ray.config import RewardConfig
+from dermo_ray.config.mavic import RewardPoolSettings
 from dermo_ray.errors import UserError
 from dermo_ray.morphology import DERM7PT_FIELDS, Modality, Morphology
 from dermo_ray.records import GroundTruth, Task
 from dermo_ray.taxonomy import Taxonomy
-from rewards.extra import ExtraTerm, extra_terms
+from rewards.deadline import within
+from rewards.extra import ExtraTerm, extra_term
 
 _MORPHOLOGIES: dict[Modality, tuple[Morphology, Morphology]] = {
     "clinical": (
@@ -26,17 +28,55 @@ _MORPHOLOGIES: dict[Modality, tuple[Morphology, Morphology]] = {
 """For each modality a reference, and a morphology that shares nothing with it."""
 
 
-def check_reward(config: RewardConfig) -> None:
+DEADLINE = RewardPoolSettings().timeout
+"""Seconds that each term of one's own has for its check, where nothing is said."""
+
+
+def check_reward(config: RewardConfig, deadline: float = DEADLINE) -> None:
     """Raise `UserError`, one line naming the term or setting, where `config` can't reward as it says.
 
-    The tree must be readable, the concept model there; each extra term is run on completions from right to empty.
+    The tree must be readable, the concept model there; each extra term is made and run on completions from right to
+    empty, within `deadline` seconds.
     """
     taxonomy = Taxonomy.load(config.taxonomy)
     if config.concepts is not None and not (config.concepts / "config.json").is_file():
         raise UserError(f"reward.concepts: there is no concept model at {config.concepts}; jobs.concepts trains one")
     groups = list(probes(taxonomy))
-    for term in extra_terms(config):
-        _check(term, groups)
+    for term in config.others:
+        try:
+            within(deadline, lambda term=term: _check(extra_term(term), groups))  # type: ignore[misc]
+        except TimeoutError:
+            raise UserError(
+                f"the reward term {term.name} was not made and tried on {sum(len(texts) for _, texts in groups)} "
+                f"completions within {deadline:g} s: make it faster, or raise rewards.timeout"
+            ) from None
+
+
+def check_references(truths: Sequence[GroundTruth], config: RewardConfig) -> Iterator[str]:
+    """What part of the reward does not apply to references that it should, one line each, with counts.
+
+    Raises `UserError` where none of the labels is in the tree but closeness in it has a weight.
+    """
+    taxonomy = Taxonomy.load(config.taxonomy)
+    labels = [truth.final_label for truth in truths if truth.task == "task3" and truth.final_label is not None]
+    strangers = [label for label in labels if taxonomy.canonical(label) is None]
+    examples = ", ".join(map(repr, sorted(set(strangers))[:3]))
+    if labels and len(strangers) == len(labels) and config.weights.taxonomy > 0:
+        raise UserError(
+            f"none of the labels of {len(labels)} prompts is in the diagnosis tree, such as {examples}: "
+            f"set reward.taxonomy to the tree that they come from, or reward.weights.taxonomy=0 to do without one"
+        )
+    if strangers:
+        yield (
+            f"{len(strangers)} of {len(labels)} prompts have a label that is not in the diagnosis tree, such as "
+            f"{examples}: it is compared by its letters and earns nothing for closeness; reward.taxonomy sets the tree"
+        )
+    partial = sum(truth.morph is not None and truth.comparable_morphology is None for truth in truths)
+    if partial:
+        yield (
+            f"{partial} of {len(truths)} prompts have a morphology that lacks a Derm7pt field or is in the schema of "
+            f"the other modality: it counts as none"
+        )
 
 
 def probes(taxonomy: Taxonomy) -> Iterator[tuple[GroundTruth, list[str]]]:

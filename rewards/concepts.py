@@ -1,5 +1,6 @@
 """What the consistency term asks of a concept model, and where it gets it for the images of a prepared folder."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -9,7 +10,10 @@ from dermo_ray.morphology import SCHEMA_FOR_MODALITY, Modality, Morphology
 
 
 class Concepts(Protocol):
-    """The concept probabilities of one image, with the linear diagnosis head; both answers lie in [0, 1]."""
+    """The concept probabilities of one image, with the linear diagnosis head; both answers lie in [0, 1].
+
+    One that has `diagnosis_fits` as well, for a list of (morphology, label), is asked once for all completions.
+    """
 
     def image_fit(self, morphology: Morphology) -> float:
         """How well a stated morphology fits what the model sees in the image."""
@@ -18,6 +22,15 @@ class Concepts(Protocol):
     def diagnosis_fit(self, morphology: Morphology, label: str) -> float:
         """How well a canonical label follows from a stated morphology, whatever the image shows."""
         ...
+
+
+def diagnosis_fits(concepts: Concepts, statements: Sequence[tuple[Morphology, str]]) -> list[float]:
+    """The `diagnosis_fit` of each statement, in one call where `concepts` takes them all."""
+    together = getattr(concepts, "diagnosis_fits", None)
+    if together is None:
+        return [concepts.diagnosis_fit(morphology, label) for morphology, label in statements]
+    fits: list[float] = together(statements)
+    return fits
 
 
 class FolderConcepts:

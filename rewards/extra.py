@@ -5,6 +5,7 @@ term does not apply. Invariant: what `ExtraTerm.scores` returns is as long as th
 [0, 1]; anything else, and any failure, is a `UserError` that names the term.
 """
 
+import asyncio
 import importlib
 import json
 import time
@@ -19,6 +20,7 @@ import httpx
 from dermo_ray.config.reward import ImportedTerm, RewardConfig, ServiceTerm
 from dermo_ray.errors import UserError
 from dermo_ray.records import GroundTruth
+from rewards.deadline import awaited
 
 Score = Callable[[list[str], list[GroundTruth]], Sequence[float | None]]
 
@@ -57,9 +59,13 @@ class ExtraTerm:
 
 def extra_terms(config: RewardConfig) -> tuple[ExtraTerm, ...]:
     """The terms that `config.extra` and `config.services` name. Raises `UserError` for one that can't be made."""
-    imported = [ExtraTerm(term.name, term.weight, import_term(term)) for term in config.extra]
-    services = [ExtraTerm(term.name, term.weight, Service(term)) for term in config.services]
-    return (*imported, *services)
+    return tuple(map(extra_term, config.others))
+
+
+def extra_term(settings: ImportedTerm | ServiceTerm) -> ExtraTerm:
+    """The term that `settings` describe. Raises `UserError` where it can't be made."""
+    function = import_term(settings) if isinstance(settings, ImportedTerm) else Service(settings)
+    return ExtraTerm(settings.name, settings.weight, function)
 
 
 def import_term(settings: ImportedTerm) -> Score:
@@ -95,12 +101,13 @@ def import_term(settings: ImportedTerm) -> Score:
 class Service:
     """A service that scores a batch by one POST: `{"completions", "ground_truths"}` in, `{"rewards"}` out.
 
-    What may pass (no connection, a timeout, status 429 or 5xx) is tried again until the deadline.
+    What may pass (no connection, status 429 or 5xx) is tried again until the deadline, which no answer outlasts, at
+    whatever pace it trickles in.
     """
 
     def __init__(self, settings: ServiceTerm) -> None:
         self._settings = settings
-        self._client = httpx.Client()
+        self._client = httpx.AsyncClient()
 
     def __call__(self, completions: list[str], truths: list[GroundTruth]) -> Any:
         """The service's `rewards`. Raises `UserError` naming service, address and what went wrong."""
@@ -116,9 +123,10 @@ class Service:
             if remaining <= 0:
                 break
             try:
-                response = self._client.post(
-                    settings.url, content=body, headers={"content-type": "application/json"}, timeout=remaining
-                )
+                response = awaited(self._post(body, remaining))
+            except TimeoutError:
+                trouble = "there was no whole answer in time"
+                break
             except httpx.HTTPError as error:
                 trouble = str(error) or type(error).__name__
                 continue
@@ -130,6 +138,12 @@ class Service:
             f"the reward service {settings.name} at {settings.url} did not score a batch (deadline "
             f"{settings.timeout:g} s, at most {settings.retries + 1} attempts): {trouble}"
         )
+
+    async def _post(self, body: bytes, seconds: float) -> httpx.Response:
+        async with asyncio.timeout(seconds):  # httpx's own timeouts start anew with every read
+            return await self._client.post(
+                self._settings.url, content=body, headers={"content-type": "application/json"}, timeout=None
+            )
 
     def _rewards(self, response: httpx.Response) -> Any:
         where = f"the reward service {self._settings.name} at {self._settings.url}"

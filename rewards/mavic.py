@@ -5,7 +5,7 @@ settings. Invariant: the total is finite and in [0, 1] for every string.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from dermo_ray.completion import parse
 from dermo_ray.config import RewardConfig
 from dermo_ray.records import GroundTruth
 from dermo_ray.taxonomy import Taxonomy
-from rewards.concepts import Concepts
+from rewards.concepts import Concepts, diagnosis_fits
 from rewards.extra import extra_terms
 from rewards.gates import GATES
 from rewards.terms import TERMS, Case
@@ -57,9 +57,14 @@ class Scorer:
         which no text can bring about but a faulty concept model can.
         """
         extra = {term.name: term.scores(completions, truths) for term in self._extra}
+        cases = [
+            Case(parse(text, truth.task), truth, self._config, self._taxonomy, concepts)
+            for text, truth in zip(completions, truths, strict=True)
+        ]
+        if concepts is not None:
+            cases = _with_diagnosis_fits(cases, concepts)
         rewards = []
-        for position, (text, truth) in enumerate(zip(completions, truths, strict=True)):
-            case = Case(parse(text, truth.task), truth, self._config, self._taxonomy, concepts)
+        for position, case in enumerate(cases):
             terms = {name: value for name, term in TERMS.items() if (value := term(case)) is not None}
             for name, value in terms.items():
                 if not 0.0 <= value <= 1.0:
@@ -88,6 +93,15 @@ class Scorer:
 def mavic_reward(text: str, truth: GroundTruth, config: RewardConfig, concepts: Concepts | None = None) -> Reward:
     """Score one completion against its reference, as `Scorer.score` does; a `Scorer` is for more than one."""
     return Scorer(config).score([text], [truth], concepts)[0]
+
+
+def _with_diagnosis_fits(cases: Sequence[Case], concepts: Concepts) -> list[Case]:
+    statements = [case.statement for case in cases]
+    fits = iter(diagnosis_fits(concepts, [statement for statement in statements if statement is not None]))
+    return [
+        case if statement is None else replace(case, diagnosis_fit=next(fits))
+        for case, statement in zip(cases, statements, strict=True)
+    ]
 
 
 @cache

@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from dermo_ray.completion import Completion
 from dermo_ray.config import RewardConfig
-from dermo_ray.morphology import SCHEMA_FOR_MODALITY, agreement
+from dermo_ray.morphology import SCHEMA_FOR_MODALITY, Morphology, agreement
 from dermo_ray.records import GroundTruth
 from dermo_ray.taxonomy import Taxonomy, fold_label
 from rewards.concepts import Concepts
@@ -25,12 +25,23 @@ class Case:
     config: RewardConfig
     taxonomy: Taxonomy
     concepts: Concepts | None = None
+    diagnosis_fit: float | None = None
+    """What `concepts` says of the `statement`, which it is asked for all completions of a batch at once."""
 
     @property
     def schema_is_right(self) -> bool:
         """Whether a morphology is stated, in the schema of the image's modality."""
         morphology = self.completion.morphology
         return morphology is not None and morphology.schema == SCHEMA_FOR_MODALITY[self.truth.modality]
+
+    @property
+    def statement(self) -> tuple[Morphology, str] | None:
+        """Morphology and canonical label, where the task asks for both and both can be compared with an image."""
+        morphology, stated = self.completion.morphology, self.completion.diagnosis
+        if self.truth.task != "task3" or morphology is None or stated is None or not self.schema_is_right:
+            return None
+        label = self.taxonomy.canonical(stated)
+        return None if label is None else (morphology, label)
 
     @property
     def faults(self) -> tuple[str, ...]:
@@ -76,8 +87,8 @@ def taxonomy_term(case: Case) -> float | None:
 
 
 def morphology_term(case: Case) -> float | None:
-    """Agreement with the annotation; where the image has one."""
-    reference = case.truth.morphology
+    """Agreement with the annotation; where the image has one that is whole, in the schema of its modality."""
+    reference = case.truth.comparable_morphology
     if reference is None:
         return None
     return agreement(case.completion.morphology, reference) if case.schema_is_right else 0.0
@@ -90,15 +101,14 @@ def consistency_term(case: Case) -> float | None:
     """
     if case.concepts is None:
         return None
-    morphology, stated = case.completion.morphology, case.completion.diagnosis
+    morphology = case.completion.morphology
     if morphology is None or not case.schema_is_right:
         return 0.0
     if case.truth.task == "task1":
         return case.concepts.image_fit(morphology)
-    label = None if stated is None else case.taxonomy.canonical(stated)
-    if label is None:
+    if case.diagnosis_fit is None:
         return 0.0
-    return case.concepts.image_fit(morphology) * case.concepts.diagnosis_fit(morphology, label)
+    return case.concepts.image_fit(morphology) * case.diagnosis_fit
 
 
 TERMS: Mapping[str, Term] = MappingProxyType(

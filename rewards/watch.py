@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 from statistics import StatisticsError, correlation, fmean
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, NotRequired, TypedDict
 
 from scipy import stats
 
@@ -34,6 +34,8 @@ class WatchMemory(TypedDict):
     """Mean lengths of the first updates."""
     trend: list[tuple[float, float]]
     """Means of the learned and of the reference term where both apply, newest last."""
+    alarmed: NotRequired[bool]
+    """Whether the alarm is on."""
 
 
 class Watch:
@@ -43,15 +45,18 @@ class Watch:
         self._settings = settings
         self._baseline = list(memory["baseline"]) if memory else []
         self._trend = deque(memory["trend"] if memory else (), maxlen=settings.window)
+        self._alarmed = memory.get("alarmed", False) if memory else False
+        self.news: str | None = None
+        """One line where the alarm began or ended with the update that was observed last."""
 
     @property
     def memory(self) -> WatchMemory:
         """What it remembers now."""
-        return {"baseline": list(self._baseline), "trend": list(self._trend)}
+        return {"baseline": list(self._baseline), "trend": list(self._trend), "alarmed": self._alarmed}
 
     def observe(self, groups: Iterable[Watched]) -> dict[str, float]:
         """The metrics of one update's groups; docs/reward.md explains each. One that is undefined is left out."""
-        groups = list(groups)
+        groups, self.news = list(groups), None
         rewards = [reward for group in groups for reward in group.rewards]
         length = fmean(length for group in groups for length in group.lengths)
         if len(self._baseline) < self._settings.window:
@@ -69,22 +74,32 @@ class Watch:
             learned, reference = (fmean(values) for values in zip(*both, strict=True))
             self._trend.append((learned, reference))
             metrics["watch/consistency_gap"] = learned - reference
+            self._look_at_trend()
+            metrics["watch/alarm"] = float(self._alarmed)
         for (first, second), value in correlations(rewards).items():
             metrics[f"watch/correlation/{first}_{second}"] = value
         return metrics
 
-    def alarm(self) -> str | None:
-        """One line where, over the last `window` updates, the learned term rose while the reference term fell."""
-        if len(self._trend) < self._settings.window:
-            return None
+    def _look_at_trend(self) -> None:
+        """The alarm is on where, over the last `window` updates, the learned term rose while the reference fell."""
         learned, reference = zip(*self._trend, strict=True)
-        if not (rises(learned, self._settings.significance) and falls(reference, self._settings.significance)):
-            return None
-        return (
-            f"over the last {len(self._trend)} updates {LEARNED} (the concept model's) rose from {learned[0]:.3f} to "
-            f"{learned[-1]:.3f} while {REFERENCE} (the annotations') fell from {reference[0]:.3f} to "
-            f"{reference[-1]:.3f}: the policy may be gaming the concept model"
+        alarmed = (
+            len(self._trend) == self._settings.window
+            and rises(learned, self._settings.significance)
+            and falls(reference, self._settings.significance)
         )
+        if alarmed and not self._alarmed:
+            self.news = (
+                f"alarm: over the last {len(self._trend)} updates {LEARNED} (the concept model's) rose from "
+                f"{learned[0]:.3f} to {learned[-1]:.3f} while {REFERENCE} (the annotations') fell from "
+                f"{reference[0]:.3f} to {reference[-1]:.3f}: the policy may be gaming the concept model"
+            )
+        elif self._alarmed and not alarmed:
+            self.news = (
+                f"the alarm is over: {LEARNED} is at {learned[-1]:.3f} and {REFERENCE} at {reference[-1]:.3f}, and "
+                f"over the last {len(self._trend)} updates they no longer part"
+            )
+        self._alarmed = alarmed
 
 
 def correlations(rewards: Sequence[Reward]) -> dict[tuple[str, str], float]:

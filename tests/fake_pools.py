@@ -154,7 +154,7 @@ def conduct(
             learner,
             ledger,
             progress,
-            lambda version, metrics, alarm, rows: reports.append((version, metrics)),
+            lambda version, metrics, rows: reports.append((version, metrics)),
             heldout,
             accounts,
         )

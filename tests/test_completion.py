@@ -242,6 +242,28 @@ completions = st.one_of(
 )
 
 
+SPECIAL_TOKENS = """
+    <|im_end|> <|image_pad|> <|vision_start|> <|begin_of_text|> <|eot_id|> <|image_1|>
+    <image> <video> <img> </img> <IMG_CONTEXT> <box> </ref> <s> </s> <pad> <unk> <bos> <eos> <mask> <im_start>
+    <<SYS>> <</SYS>> [INST] [/INST] [IMG] [IMG_END] <start_of_turn> <end_of_turn> <start_of_image> <image_soft_token>
+    <im_patch> <unused12> <loc0123> <fake_token_around_image> <row_1_col_2> <end_of_utterance> <think> </think>
+    <tool_call>
+"""
+
+
+@pytest.mark.parametrize("token", [*SPECIAL_TOKENS.split(), "<\uff5cend\u2581of\u2581sentence\uff5c>"])
+def test_special_tokens_of_the_well_known_families_are_forbidden(token: str) -> None:
+    assert parse(HONEST.replace("scaly", token)).faults == ("forbidden_token",)
+    assert "forbidden_token" in parse(HONEST + token).faults
+
+
+@pytest.mark.parametrize(
+    "text", ["< 5 mm", "<5> mm", "<b>sharp</b>", "a <sharp> edge", "[1]", "<|", "x<s", "images", "<s >", "<unused>"]
+)
+def test_what_only_resembles_a_special_token_is_text(text: str) -> None:
+    assert parse(HONEST.replace("scaly", text)).faults == ()
+
+
 @settings(max_examples=300, deadline=None)
 @given(completions)
 def test_parse_gives_back_what_was_rendered(completion: Completion) -> None:

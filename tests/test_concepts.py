@@ -12,11 +12,21 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import (
     AutoModel,
+    BertConfig,
+    BertModel,
     CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
     ConvNextConfig,
     ConvNextModel,
+    EfficientNetConfig,
+    EfficientNetModel,
+    MobileNetV2Config,
+    MobileNetV2Model,
+    MobileViTConfig,
+    MobileViTModel,
+    ResNetConfig,
+    ResNetModel,
     ViTConfig,
     ViTImageProcessor,
     ViTModel,
@@ -41,9 +51,10 @@ from dermo_ray.morphology import DERM7PT_FIELDS, SKINCON_FEATURES, Morphology, a
 from dermo_ray.phantom import PhantomSettings, draw
 from dermo_ray.records import GroundTruth
 from dermo_ray.report.concepts import write_concept_report
-from rewards import mavic_reward
+from rewards import Scorer, mavic_reward
 
 SMALL = EncoderSettings(size=48, widths=(8, 16), depths=(1, 1))
+TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 LABELS = {"skincon": ["Psoriasis", "Rosacea", "Vitiligo"], "derm7pt": ["Melanoma", "Melanocytic Nevus"]}
 PSORIASIS = Morphology("skincon", features=frozenset({"Plaque", "Scale", "Erythema", "White(Hypopigmentation)"}))
 
@@ -174,6 +185,49 @@ def test_the_diagnosis_follows_from_what_is_stated_whatever_the_image_shows(
     assert seen[0].diagnosis_fit(PSORIASIS, "Melanoma") == 0.0
 
 
+def test_a_group_asks_the_linear_head_once_and_gets_what_each_completion_gets_alone(
+    images: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = ConceptScorer(random_model(), new_processor(SMALL))
+    scorer._model.config.temperatures = {"skincon/diagnosis": 0.7, "derm7pt/diagnosis": 1.3}
+    asked: list[int] = []
+    answer = ConceptScorer.diagnosis_fits
+
+    def counted(self: ConceptScorer, statements) -> list[float]:
+        asked.append(len(statements))
+        return answer(self, statements)
+
+    monkeypatch.setattr(ConceptScorer, "diagnosis_fits", counted)
+    rng = np.random.default_rng(0)
+    dermoscopic = [morphology_of(*rng.integers((3, 2, 8, 5, 3, 3, 4))) for _ in range(20)]
+    clinical = [Morphology("skincon", features=frozenset(rng.choice(SKINCON_FEATURES, 5))) for _ in range(20)]
+    for stated, truth in (
+        (dermoscopic, GroundTruth(task="task3", modality="dermoscopic", final_label="Melanoma")),
+        (clinical, GroundTruth(task="task3", modality="clinical", final_label="Rosacea")),
+    ):
+        labels = [*LABELS["derm7pt"], *LABELS["skincon"], "Lichen Planus", "none of these"]
+        texts = [
+            render(Completion("task3", "Seen.", morphology, None, labels[number % len(labels)]))
+            for number, morphology in enumerate(stated)
+        ]
+        texts += ["", "<morph>{}</morph>"]
+        seen = scorer.concepts(images[0])
+        alone = [mavic_reward(text, truth, RewardConfig(), seen) for text in texts]
+        calls = len(asked)
+        assert Scorer(RewardConfig()).score(texts, [truth] * len(texts), seen) == alone
+        assert len(asked) == calls + 1
+        assert len({reward.terms["consistency"] for reward in alone}) > 5
+
+
+def test_a_diagnosis_fits_as_the_model_itself_says() -> None:
+    model = random_model()
+    model.config.temperatures = {"skincon/diagnosis": 0.7}
+    fits = ConceptScorer(model, None).diagnosis_fits([(PSORIASIS, label) for label in LABELS["skincon"]])
+    with torch.no_grad():
+        probabilities = model.diagnose("skincon", torch.from_numpy(vector(PSORIASIS))[None])[0]
+    assert fits == pytest.approx((probabilities / probabilities.max()).tolist(), rel=1e-5)
+
+
 def test_images_are_encoded_alike_in_a_batch_and_one_by_one(scorer: ConceptScorer, images: list[Image.Image]) -> None:
     together = scorer.concepts_of(images)
     for image, batched in zip(images, together, strict=True):
@@ -229,21 +283,34 @@ def test_probabilities_are_those_of_one_answer_a_field_and_one_diagnosis() -> No
     assert torch.equal(again, output.skincon_diagnosis)  # the concepts are all that the diagnosis sees
 
 
-@pytest.mark.parametrize("kind", ["vit", "convnext", "clip"])
+ENCODERS = {
+    "vit": lambda: ViTModel(ViTConfig(**TINY, image_size=32, patch_size=8)),
+    "convnext": lambda: ConvNextModel(ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2)),
+    "resnet": lambda: ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])),
+    # the configurations of these don't name the channels that come out, or others
+    "efficientnet": lambda: EfficientNetModel(
+        EfficientNetConfig(image_size=32, width_coefficient=0.1, depth_coefficient=0.3, hidden_dim=128)
+    ),
+    "mobilenet_v2": lambda: MobileNetV2Model(MobileNetV2Config(image_size=32, depth_multiplier=0.25)),
+    "mobilevit": lambda: MobileViTModel(
+        MobileViTConfig(image_size=64, hidden_sizes=[8, 12, 16], neck_hidden_sizes=[4, 4, 8, 8, 12, 16, 20])
+    ),
+    "clip": lambda: CLIPModel(
+        CLIPConfig(text_config=TINY | {"vocab_size": 50}, vision_config=TINY | {"image_size": 32, "patch_size": 8})
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
 def test_any_image_encoder_is_taken_with_its_weights(kind: str, tmp_path, images: list[Image.Image]) -> None:
-    size = {"height": 32, "width": 32}
-    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    if kind == "vit":
-        encoder = ViTModel(ViTConfig(**small, image_size=32, patch_size=8))
-        expected, processor = encoder, ViTImageProcessor(size=size)
-    elif kind == "convnext":
-        encoder = ConvNextModel(ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2))
-        expected, processor = encoder, ViTImageProcessor(size=size)
-    else:
-        vision = small | {"image_size": 32, "patch_size": 8}
-        encoder = CLIPModel(CLIPConfig(text_config=small | {"vocab_size": 50}, vision_config=vision))
-        expected = encoder.vision_model
-        processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size)
+    encoder, side = ENCODERS[kind](), 64 if kind == "mobilevit" else 32
+    expected = encoder.vision_model if kind == "clip" else encoder
+    size = {"height": side, "width": side}
+    processor = (
+        CLIPImageProcessor(size={"shortest_edge": side}, crop_size=size)
+        if kind == "clip"
+        else ViTImageProcessor(size=size)
+    )
     encoder.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     chosen = EncoderSettings(path=tmp_path)
@@ -253,6 +320,21 @@ def test_any_image_encoder_is_taken_with_its_weights(kind: str, tmp_path, images
         hidden = model.encoder(pixel_values=pixels).last_hidden_state
         assert torch.allclose(hidden, expected.eval()(pixel_values=pixels).last_hidden_state, atol=1e-6)
         assert model(pixels).skincon.shape == (2, 48)
+    model.save_pretrained(tmp_path / "saved")
+    with torch.no_grad():
+        assert torch.equal(AutoModel.from_pretrained(tmp_path / "saved").eval()(pixels).skincon, model(pixels).skincon)
+
+
+def test_a_model_that_is_no_image_encoder_is_named_in_one_line(tmp_path) -> None:
+    BertModel(BertConfig(**TINY, vocab_size=50)).save_pretrained(tmp_path)
+    ViTImageProcessor().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="BertModel gives no last_hidden_state for an image") as caught:
+        new_model(EncoderSettings(path=tmp_path), LABELS, list(SCHEMAS))
+    assert "\n" not in str(caught.value)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="can't be opened as an image encoder") as caught:
+        new_model(EncoderSettings(path=tmp_path), LABELS, list(SCHEMAS))
+    assert "\n" not in str(caught.value)
 
 
 def test_what_is_no_model_is_named(tmp_path) -> None:
@@ -361,6 +443,25 @@ def test_truth_and_annotation_are_kept_apart() -> None:
     assert samples.truth.values["skincon"].sum() == 4
     assert samples.annotation.values["skincon"].sum() == 0
     assert samples.annotation.observed["skincon"].all()  # nothing present is a statement, too
+
+
+@pytest.mark.parametrize(("by_machine", "observed"), [(False, [True, False, True]), (True, [True, True, True])])
+def test_what_a_machine_annotated_is_learned_only_where_the_settings_say_so(
+    by_machine: bool, observed: list[bool]
+) -> None:
+    teacher, writer = json.dumps({"morphology": {"model": "m"}}), json.dumps({"description": {"model": "m"}})
+    samples = ConceptSamples(
+        [
+            stored(0, annotation=PSORIASIS, morphology=PSORIASIS),
+            stored(1, annotation=PSORIASIS, annotator=teacher),
+            stored(2, annotation=PSORIASIS, annotator=writer),
+        ],
+        Path(),
+        by_machine,
+    )
+    assert samples.annotation.observed["skincon"].tolist() == observed
+    assert samples.annotation.values["skincon"].any(dim=1).tolist() == observed
+    assert samples.left_out == observed.count(False)
 
 
 def test_labels_and_schemas_are_those_that_occur_in_training() -> None:
@@ -484,6 +585,45 @@ def test_images_without_a_label_are_not_asked_for_a_diagnosis(measured) -> None:
     assert measures.diagnosis["skincon"].given.keys() == {"annotation", "truth"}
 
 
+def test_seen_and_given_concepts_are_compared_over_the_same_images() -> None:
+    # the model sees nothing and always says psoriasis: right about 2 of 5 images, and 1 of the 2 that are annotated
+    samples = ConceptSamples(
+        [
+            stored(0, label="Psoriasis", annotation=PSORIASIS),
+            stored(1, label="Psoriasis"),
+            stored(2, label="Rosacea", annotation=Morphology("skincon")),
+            stored(3, label="Rosacea"),
+            stored(4, label="Rosacea"),
+        ],
+        Path(),
+    )
+    model = new_model(SMALL, {"skincon": ["Psoriasis", "Rosacea"]}, ["skincon"])
+    model.diagnosis["skincon"].bias.data = torch.tensor([0.5, 0.0])
+    model.diagnosis["skincon"].weight.data[0] = torch.from_numpy(vector(PSORIASIS))
+    model.diagnosis["skincon"].weight.data[1] = 1 - torch.from_numpy(vector(PSORIASIS))
+    nothing = {schema: torch.full((5, len(CONCEPTS[schema])), -20.0) for schema in SCHEMAS}
+    score = measure(model, samples, nothing, "test").diagnosis["skincon"]
+    compared = score.given["annotation"]
+    assert (score.images, score.seen.mean) == (5, pytest.approx(2 / 5))
+    assert (compared.images, compared.seen.mean, compared.given.mean) == (2, 0.5, 0.5)
+
+
+def test_every_value_of_a_field_is_measured_against_the_others(measured) -> None:
+    measures, images = measured
+    truth, written = measures.concepts["truth"].derm7pt, measures.concepts["annotation"].derm7pt
+    streaks = images.truth.values["derm7pt"][40:, FIELD_SLICES["Streaks"]].sum(dim=0).tolist()
+    assert {name: score.present for name, score in truth.fields["Streaks"].values.items()} == dict(
+        zip(DERM7PT_FIELDS["Streaks"], streaks, strict=True)
+    )
+    told = [score for field in truth.fields.values() for score in field.values.values() if score.auroc]
+    assert len(told) > 10
+    assert {(score.auroc.mean, score.f1) for score in told} == {(1.0, 1.0)}
+    veil = written.fields["Blue Whitish Veil"].values
+    assert veil["absent"].auroc is None  # the annotators saw no veil at all
+    assert 0 < veil["absent"].f1 < 1
+    assert veil["present"].f1 == 0
+
+
 def test_the_report_needs_nothing_outside_itself_and_names_every_concept_that_is_measured(measured, tmp_path) -> None:
     measures, _ = measured
     page = write_concept_report(tmp_path, measures).read_text(encoding="utf-8")
@@ -493,6 +633,8 @@ def test_the_report_needs_nothing_outside_itself_and_names_every_concept_that_is
     told = [name for name, score in measures.concepts["truth"].skincon.features.items() if score.auroc]
     assert told
     assert all(f">{name}<" in page for name in (*told, *DERM7PT_FIELDS))
+    values = measures.concepts["truth"].derm7pt.fields["Streaks"].values
+    assert all(f">Streaks: {value}<" in page for value, score in values.items() if score.auroc)
     assert all(label in page for labels in measures.weights.values() for label in labels)
     with Image.open(tmp_path / "linear_head.png") as picture:
         assert picture.width > 500

@@ -156,8 +156,22 @@ def test_without_any_annotation_nothing_starts(settings, data, tmp_path):
     table = pq.read_table(data / "samples.parquet")
     bare = table.set_column(table.schema.get_field_index("annotation"), "annotation", pa.nulls(len(table), pa.string()))
     pq.write_table(bare, tmp_path / "data" / "samples.parquet")
-    with pytest.raises(UserError, match="no annotated image in its train split"):
+    with pytest.raises(UserError, match="no annotated image in its train split: there"):
         concepts.run(settings("bare", data=tmp_path / "data"))
+    by_machine = table.set_column(
+        table.schema.get_field_index("annotator"),
+        "annotator",
+        pa.array([json.dumps({"morphology": {"model": "m"}})] * len(table), pa.string()),
+    )
+    pq.write_table(by_machine, tmp_path / "data" / "samples.parquet")
+    with pytest.raises(UserError, match=r"train split but \d+ by machines, which machine_annotations=true learns from"):
+        concepts.run(settings("by machines", data=tmp_path / "data"))
+    unlabelled = by_machine.set_column(
+        table.schema.get_field_index("label"), "label", pa.nulls(len(table), pa.string())
+    )
+    pq.write_table(unlabelled, tmp_path / "data" / "samples.parquet")
+    with pytest.raises(UserError, match="no image in its val split that a person annotated"):
+        concepts.run(settings("unvalidated by people", data=tmp_path / "data", machine_annotations=True))
     pq.write_table(table.filter(pc.not_equal(table["split"], "val")), tmp_path / "data" / "samples.parquet")
     with pytest.raises(UserError, match="no image in its val split"):
         concepts.run(settings("unvalidated", data=tmp_path / "data"))

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_pools import GROUP_SIZE, FakeLearners, FakeRewards, FakeRollouts, at_once, conduct, settings, uneven
+from fake_pools import GROUP_SIZE, FakeLearners, FakeRewards, FakeRollouts, at_once, conduct, reward, settings, uneven
 
 from actors.controller import RunController, capacity
 from actors.interfaces import CheckpointError, RewardError
+from actors.mavic import EVENTS, _events_written
 from actors.messages import Group, ScoredGroup, TrainingGroup, sampling_seed
 from actors.pool import PoolError
 from actors.progress import Progress, read
@@ -307,3 +308,42 @@ def test_the_first_error_of_any_pool_ends_the_run_with_its_cause(pool: str, meth
         conduct(settings(tmp_path), pools["rollout"], pools["learner"], rewards=pools["rewards"])
     assert caught.value is error
     assert caught.value.__cause__ is cause
+
+
+class GamedRewards(FakeRewards):
+    """Consistency rises while morphology falls, up to update 8; from there on both stay."""
+
+    async def score(self, group: Group) -> ScoredGroup:
+        gain = 0.03 * min(8, group.prompt.index // 4)
+        return ScoredGroup(
+            group, [reward(0.5, consistency=0.3 + gain, morphology=0.7 - gain) for _ in group.completions]
+        )
+
+
+def test_an_alarm_of_the_watch_is_an_event_when_it_begins_and_when_it_ends(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = settings(tmp_path, steps=16, watch={"window": 5})
+    with caplog.at_level("WARNING", logger="actors"), _events_written(tmp_path / EVENTS):
+        reports = conduct(config, FakeRollouts(at_once), FakeLearners(), rewards=GamedRewards())
+    alarms = [metrics["watch/alarm"] for _, metrics in reports]
+    began, ended = alarms.index(1.0), len(alarms) - alarms[::-1].index(1.0)
+    assert alarms == [0.0] * began + [1.0] * (ended - began) + [0.0] * (16 - ended)
+    assert began == 4
+    lines = [line for line in (tmp_path / EVENTS).read_text().splitlines() if "update" in line]
+    assert [line.partition(" update ")[2].partition(" ")[0] for line in lines] == [f"{began + 1}:", f"{ended + 1}:"]
+    assert "the policy may be gaming the concept model" in lines[0]
+    assert "the alarm is over" in lines[1]
+
+
+def test_an_alarm_that_was_told_is_not_told_again_by_the_run_that_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def lines(steps: int, progress: Progress | None = None) -> list[str]:
+        caplog.clear()
+        config = settings(tmp_path, steps=steps, watch={"window": 5})
+        conduct(config, FakeRollouts(at_once), FakeLearners(), progress, GamedRewards())
+        return [message for message in caplog.messages if "alarm" in message]
+
+    assert len(lines(6)) == 1
+    assert lines(7, read(checkpoints.latest(tmp_path / "checkpoints"))) == []

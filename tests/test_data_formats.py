@@ -46,7 +46,8 @@ ANNOTATED = StoredSample(
     morphology=TRUTH,
     annotation=WRITTEN,
 )
-CLINICAL = replace(ANNOTATED, modality="clinical", annotation=Morphology("skincon", frozenset({"Scale", "Plaque"})))
+SCALY = Morphology("skincon", frozenset({"Scale", "Plaque"}))
+CLINICAL = replace(ANNOTATED, modality="clinical", morphology=SCALY, annotation=SCALY)
 LABEL_ALONE = replace(ANNOTATED, morphology=None, annotation=None)
 MORPHOLOGY_ALONE = replace(ANNOTATED, label=None)
 TOLD = replace(

@@ -38,6 +38,12 @@ def test_the_recipe_for_a_cluster_is_watched_over() -> None:
     [
         (["rollout.max_tokens=4096"], r"rollout\.max_tokens must leave room for the prompt"),
         (["algorithm.correction_high=null"], "correction needs correction_high"),
+        (
+            ["reward.services=[{name: a, url: 'http://a', timeout: 70}, {name: b, url: 'http://b', timeout: 60}]"],
+            r"rewards\.timeout=120 must be above the timeouts of reward\.services together \(130 s\)",
+        ),
+        (["rewards.extra=['my_pkg.rewards:Brevity']"], r"unknown setting rewards\.extra: did you mean reward\.extra\?"),
+        (["reward.workers=2"], r"unknown setting reward\.workers: did you mean rewards\.workers\?"),
         (["max_stalenes=1"], r"unknown setting max_stalenes: did you mean max_staleness\?"),
         (["rollout.engine.max_num_seq=4"], r"did you mean rollout\.engine\.max_num_seqs\?"),
         (["learner.sharding.zero_stage=4"], r"learner\.sharding\.zero_stage: "),

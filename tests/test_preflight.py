@@ -245,6 +245,21 @@ def test_a_node_that_reads_something_else_is_named(seen: str | None, cause: str,
     assert failures(check_reads([tmp_path], [driver, facts("node b", fingerprints=driver.fingerprints)])) == []
 
 
+def test_a_tree_of_ones_own_is_looked_for_on_every_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tree = tmp_path / "tree.yaml"
+    settings = {"run": "r", "data": "d", "model": {"path": "m"}, "reward": {"taxonomy": "tree.yaml"}}
+    assert tree in Plan("mavic", MavicConfig.model_validate(settings)).reads
+    (line,) = failures(check_reads([tree], [facts(), facts("node b")]))
+    assert line.startswith(f"{tree} is not there")
+    tree.write_text("Neoplastic: {}")
+    assert samples(tree) == [tree]
+    (line,) = failures(
+        check_reads([tree], [facts(fingerprints={tree: "1"}), facts("node b", fingerprints={tree: "2"})])
+    )
+    assert line.startswith(f"node b has another {tree}")
+
+
 def damage(folder: Path, how: str) -> None:
     """Plant a mistake in a model folder."""
     weights = folder / "model.safetensors"

@@ -1,6 +1,9 @@
 """Terms of one's own: they count as the settings say, and what is wrong with them shows before a run starts."""
 
+import asyncio
+import contextlib
 import json
+import socket
 import sys
 import threading
 import time
@@ -45,6 +48,7 @@ TERMS = """
     def broken(completions, truths): return [truth.labels for truth in truths]
     def choosy(completions, truths): return [1.0 if "<morph>" in text else None for text in completions]
     def no_batch(completion): return 1.0
+    def endless(completions, truths): __import__("time").sleep(20)
     constant = 3
 """
 
@@ -267,6 +271,42 @@ def test_a_service_that_hangs_is_given_up_at_its_deadline(service: Callable[...,
     with pytest.raises(UserError, match=r"judge at http.* did not score a batch \(deadline 0.2 s"):
         Scorer(service(slow, timeout=0.2)).score([HONEST], [MELANOMA])
     assert time.monotonic() - began < 0.9
+
+
+def test_a_service_whose_answer_trickles_in_is_given_up_at_its_deadline() -> None:
+    stop = threading.Event()
+
+    def drip(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")
+        with contextlib.suppress(OSError):
+            while not stop.wait(0.05):
+                connection.sendall(b" ")
+        connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=drip, args=(server,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/score"
+        scorer = Scorer(RewardConfig(services=(ServiceTerm(name="judge", url=url, timeout=0.3),)))
+        began = time.monotonic()
+        try:
+            with pytest.raises(UserError, match=r"\(deadline 0\.3 s, .*there was no whole answer in time"):
+                scorer.score([HONEST], [MELANOMA])
+            assert time.monotonic() - began < 5
+        finally:
+            stop.set()
+
+
+def test_a_service_is_asked_from_inside_an_event_loop_as_well(service: Callable[..., RewardConfig]) -> None:
+    async def score() -> float:
+        return Scorer(service(judged)).score([HONEST], [MELANOMA])[0].terms["judge"]
+
+    assert asyncio.run(score()) == 1.0
+
+
+def test_a_term_that_does_not_come_back_is_named_before_a_run() -> None:
+    with pytest.raises(UserError, match=r"endless was not made and tried on 28 completions within 0\.2 s"):
+        check_reward(with_term("my_terms:endless"), deadline=0.2)
 
 
 def test_a_service_that_is_not_there_is_named() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ from fake_pools import record, reward, sampled
 from actors.interfaces import RewardError
 from actors.messages import Group, Prompt, ScoredGroup
 from actors.pool import Pool
-from actors.reward import Rewards
+from actors.reward import Rewards, reward_pool
+from dermo_ray.config import RewardConfig
+from dermo_ray.config.mavic import RewardPoolSettings
 from dermo_ray.config.pools import PoolSettings
 from dermo_ray.errors import UserError
 
@@ -65,3 +68,52 @@ def test_a_term_that_is_late_twice_is_named_with_the_prompt_and_the_worker() -> 
     )
     with pytest.raises(RewardError, match=message):
         score(["late", "late"])
+
+
+class OneAtATime:
+    """A worker that scores one group after another, as a Ray actor does, each for as long as the test says."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.turn = asyncio.Lock()
+
+    async def start(self) -> None:
+        return None
+
+    async def score(self, group: Group) -> ScoredGroup:
+        async with self.turn:
+            await asyncio.sleep(self.seconds)
+        return ScoredGroup(group, [reward(1.0, format=1.0) for _ in group.completions])
+
+
+def test_a_group_that_waits_behind_another_has_the_whole_deadline_to_itself() -> None:
+    async def run() -> int:
+        cluster = FakeCluster(lambda: OneAtATime(0.4))
+        pool = reward_pool(RewardPoolSettings(), RewardConfig(), Path())
+        pool._new_host = cluster
+        try:
+            await pool.open()
+            rewards = Rewards(pool, timeout=0.7)
+            await asyncio.gather(*(rewards.score(GROUP) for _ in range(3)))
+        finally:
+            await pool.close()
+        return len(cluster.hosts)
+
+    assert asyncio.run(run()) == 1
+
+
+def test_a_late_group_is_late_at_its_own_deadline_though_others_wait_behind_it() -> None:
+    async def run() -> float:
+        pool = reward_pool(RewardPoolSettings(), RewardConfig(), Path())
+        pool._new_host = FakeCluster(lambda: OneAtATime(60))
+        try:
+            await pool.open()
+            rewards = Rewards(pool, timeout=0.1)
+            began = asyncio.get_running_loop().time()
+            late = await asyncio.gather(*(rewards.score(GROUP) for _ in range(2)), return_exceptions=True)
+            assert all(isinstance(error, RewardError) for error in late)
+            return asyncio.get_running_loop().time() - began
+        finally:
+            await pool.close()
+
+    assert asyncio.run(run()) < 2

@@ -1,5 +1,6 @@
 """The watch sees a reward being gamed, and keeps quiet where it is not."""
 
+import json
 import math
 import random
 from collections.abc import Sequence
@@ -62,6 +63,7 @@ def test_metrics_of_an_update() -> None:
             "watch/length_drift": 0.0,
             "watch/diagnosis_entropy": math.log(2),
             "watch/consistency_gap": 0.1,
+            "watch/alarm": 0.0,
             "watch/correlation/morphology_consistency": -1.0,
         }
     )
@@ -84,11 +86,15 @@ def test_length_drift_is_against_the_first_updates() -> None:
     assert watch.observe([group(reward(), length=50)])["watch/length_drift"] == pytest.approx(-0.5)
 
 
-def after(learned: Sequence[float], reference: Sequence[float], window: int = 10) -> str | None:
-    watch = Watch(WatchSettings(window=window))
-    for consistency, morphology in zip(learned, reference, strict=True):
-        watch.observe([group(reward(consistency=consistency, morphology=morphology))])
-    return watch.alarm()
+def told(
+    learned: Sequence[float], reference: Sequence[float], watch: Watch | None = None
+) -> list[tuple[float, str | None]]:
+    """The metric and the news of each update."""
+    watch = watch or Watch(WatchSettings(window=10))
+    return [
+        (watch.observe([group(reward(consistency=c, morphology=m))])["watch/alarm"], watch.news)
+        for c, m in zip(learned, reference, strict=True)
+    ]
 
 
 RISING = [0.3 + 0.02 * step + 0.01 * (-1) ** step for step in range(12)]
@@ -97,10 +103,34 @@ LEVEL = [0.5 + 0.02 * (-1) ** step for step in range(12)]
 
 
 def test_the_alarm_names_both_terms_and_how_far_they_moved() -> None:
-    assert after(RISING, FALLING) == (
-        "over the last 10 updates consistency (the concept model's) rose from 0.350 to 0.510 while morphology "
-        "(the annotations') fell from 0.650 to 0.490: the policy may be gaming the concept model"
+    updates = told(RISING, FALLING)
+
+    assert updates[9] == (
+        1.0,
+        "alarm: over the last 10 updates consistency (the concept model's) rose from 0.310 to 0.470 while morphology "
+        "(the annotations') fell from 0.690 to 0.530: the policy may be gaming the concept model",
     )
+    assert updates[:9] == [(0.0, None)] * 9
+    assert updates[10:] == [(1.0, None)] * 2  # it lasts, and is not told again
+
+
+def test_the_end_of_an_alarm_is_told_once() -> None:
+    updates = told([*RISING, *LEVEL], [*FALLING, *LEVEL])
+
+    (ended,) = [(number, news) for number, (_, news) in enumerate(updates) if news and "over:" in news]
+    assert ended[1].startswith("the alarm is over: consistency is at 0.")
+    assert {alarm for alarm, _ in updates[ended[0] :]} == {0.0}
+    assert sum(news is not None for _, news in updates) == 2
+
+
+def test_a_watch_that_goes_on_does_not_tell_of_an_alarm_again() -> None:
+    watch = Watch(WatchSettings(window=10))
+    told(RISING[:10], FALLING[:10], watch)
+    went_on = Watch(WatchSettings(window=10), json.loads(json.dumps(watch.memory)))
+
+    assert told(RISING[10:], FALLING[10:], went_on) == [(1.0, None)] * 2
+    old = {name: value for name, value in watch.memory.items() if name != "alarmed"}  # as checkpoints were once written
+    assert told(RISING[10:11], FALLING[10:11], Watch(WatchSettings(window=10), old))[0][1].startswith("alarm: ")
 
 
 @pytest.mark.parametrize(
@@ -109,12 +139,12 @@ def test_the_alarm_names_both_terms_and_how_far_they_moved() -> None:
     ids=["both rise", "both fall", "the other way", "reference level", "learned level", "learned constant"],
 )
 def test_there_is_no_alarm_where_the_terms_do_not_part(learned: Sequence[float], reference: Sequence[float]) -> None:
-    assert after(learned, reference) is None
+    assert set(told(learned, reference)) == {(0.0, None)}
 
 
 def test_there_is_no_alarm_before_the_window_is_full_nor_from_what_lies_before_it() -> None:
-    assert after(RISING[:9], FALLING[:9]) is None
-    assert after([*RISING, *LEVEL], [*FALLING, *LEVEL]) is None
+    assert set(told(RISING[:9], FALLING[:9])) == {(0.0, None)}
+    assert told([*RISING, *LEVEL], [*FALLING, *LEVEL])[-1] == (0.0, None)
 
 
 def test_noise_alone_raises_an_alarm_as_seldom_as_set() -> None:

@@ -183,7 +183,7 @@ def _judge(row: ScoredCompletion, taxonomy: Taxonomy) -> _Judged:
     values = {"reward": row.reward, "format_valid": float(not row.faults)}
     values |= {f"terms/{name}": value for name, value in row.terms.items()}
     pooled = None
-    stated, reference = completion.morphology, truth.morphology
+    stated, reference = completion.morphology, truth.comparable_morphology
     if reference is not None:
         values[f"morphology/{row.modality}"] = agreement(stated, reference)
         if reference.schema == "derm7pt":

@@ -160,12 +160,22 @@ def _explain(model: type[Settings], detail: ErrorDetails) -> str:
             owner = _settings_in(field.annotation) if field is not None else None
         known = list(owner.model_fields) if owner is not None else []
         near = difflib.get_close_matches(names[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean {'.'.join([*names[:-1], near[0]])}?" if near else f"known here: {', '.join(known)}"
+        meant = [*_beside(model, names), *(".".join([*names[:-1], name]) for name in near)]
+        hint = f"did you mean {meant[0]}?" if meant else f"known here: {', '.join(known)}"
         return f"unknown setting {dotted}: {hint}"
     if detail["type"] == "missing":
         return f"the setting {dotted} is required"
     message = detail["msg"].removeprefix("Value error, ")
     return f"{dotted}: {message} (got {detail['input']!r})" if dotted else message
+
+
+def _beside(model: type[Settings], names: Sequence[str]) -> list[str]:
+    """The settings of that very name in groups of the job that are called much like the one given: `reward.extra`."""
+    if len(names) != 2:
+        return []
+    groups = {name: owner for name, field in model.model_fields.items() if (owner := _settings_in(field.annotation))}
+    alike = difflib.get_close_matches(names[0], groups, n=3, cutoff=0.7)
+    return [f"{group}.{names[1]}" for group in alike if names[1] in groups[group].model_fields]
 
 
 def _settings_in(annotation: Any) -> type[Settings] | None:

@@ -53,6 +53,9 @@ class ConceptsConfig(Settings):
     """Peak learning rate of the linear head from concepts to diagnosis; it follows the same schedule."""
     balance_cap: float = Field(default=5.0, ge=1)
     """Rare features, values and diagnoses count up to this many times as much as frequent ones; 1 counts all alike."""
+    machine_annotations: bool = False
+    """Learn from annotations that a machine made as well (a `teacher`, or drafts by `concepts`, of jobs.prepare).
+    Validation, calibration and measurement never use them."""
     augment: bool = True
     """Flip and turn every training image by one of the eight symmetries of a square."""
     pool: PoolSettings = PoolSettings()

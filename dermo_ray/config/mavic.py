@@ -50,7 +50,7 @@ class RewardPoolSettings(ElasticPoolSettings):
     """The reward pool."""
 
     timeout: float = Field(default=120, gt=0)
-    """Seconds within which a worker must score a group."""
+    """Seconds within which a worker must score a group, from when it is done with the one before."""
     max_unscored: int = Field(default=0, ge=0)
     """Groups that a run may give up because their reward could not be computed; one more ends it."""
 
@@ -160,6 +160,16 @@ class MavicConfig(Settings):
     def _room_for_versions(self) -> Self:
         if self.rollout.max_tokens >= self.rollout.engine.max_model_len:
             raise ValueError("rollout.max_tokens must leave room for the prompt within rollout.engine.max_model_len")
+        return self
+
+    @model_validator(mode="after")
+    def _services_answer_before_the_pool_gives_up(self) -> Self:
+        together = sum(service.timeout for service in self.reward.services)
+        if together >= self.rewards.timeout:
+            raise ValueError(
+                f"rewards.timeout={self.rewards.timeout:g} must be above the timeouts of reward.services together "
+                f"({together:g} s), or a slow service costs its worker"
+            )
         return self
 
     @model_validator(mode="after")

@@ -1,6 +1,5 @@
 """Settings of the MAVIC reward."""
 
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -95,7 +94,8 @@ class ServiceTerm(Settings):
     weight: float = Field(default=0.1, ge=0, le=100)
     """Its weight, normalised together with the others."""
     timeout: float = Field(default=30, gt=0)
-    """Seconds within which a batch must be scored, all attempts together; keep it below the pool's `timeout`."""
+    """Seconds within which a batch must be scored, from the first attempt to the last byte of the answer; those of
+    all services together must be below the pool's `timeout`."""
     retries: int = Field(default=2, ge=0)
     """Further attempts where the service can't be reached or answers with status 429 or 5xx."""
 
@@ -112,7 +112,7 @@ class RewardConfig(Settings):
     """The morphology (or, without a reference, consistency) at which the anchor gate is fully open."""
     faults: FaultCosts = FaultCosts()
     """What each format fault costs."""
-    taxonomy: Path | None = None
+    taxonomy: AbsolutePath | None = None
     """A diagnosis tree of one's own (YAML, or released JSON); the default tree where it is not given."""
     concepts: AbsolutePath | None = None
     """Folder of a concept model, as jobs.concepts writes it; without one there is no consistency term."""

@@ -5,6 +5,7 @@ annotator wrote down. They are one and the same except where a source simulates 
 computed from the first, supervised targets are written from the second.
 """
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,3 +84,8 @@ class StoredSample:
     """Free text that leads to the diagnosis, by a teacher."""
     annotator: str | None = None
     """Who made what is machine-made, as JSON: model, version of its prompt, date, fields."""
+
+    @property
+    def annotated_by_machine(self) -> bool:
+        """Whether the annotation is a concept model's draft or a teacher's answer."""
+        return self.annotator is not None and "morphology" in json.loads(self.annotator)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from dermo_ray.models.concepts.measures import ConceptMeasures
+from dermo_ray.models.concepts.scores import ConceptMeasures
 from dermo_ray.models.concepts.vocabulary import CONCEPTS
 from dermo_ray.morphology import Schema
 from dermo_ray.report.html import REPORT

@@ -77,7 +77,7 @@ def check(plan: Plan, cluster: resources.Cluster, verified: ModelSettings | None
         yield teacher.check_teacher(plan.teacher)
     yield from _of_nodes(plan, base.path if base is not None else None)
     if plan.reward is not None:
-        yield from reward.check_scoring(plan.reward)
+        yield from reward.check_scoring(plan.reward, plan.reward_deadline)
     on_gpu = any(pool.on_gpu for pool in plan.pools.values())
     if on_gpu and isinstance(plan.config, MavicConfig | SftConfig):
         from jobs.preflight import gpu_memory  # the estimate builds the model's layers, which takes a second or two

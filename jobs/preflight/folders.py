@@ -19,7 +19,7 @@ _WORKING_DIR = "runtime_resources/working_dir_files"
 
 
 def samples(folder: Path) -> list[Path]:
-    """A few files that stand for `folder`; the folder itself where it isn't there or holds none."""
+    """A few files that stand for `folder`; the path itself where it isn't there, is a file or holds none."""
     known = [folder / name for name in _KNOWN if (folder / name).is_file()]
     images = folder / "images"
     below = (path for path in (images if images.is_dir() else folder).rglob("[!.]*") if path.is_file())
@@ -27,12 +27,12 @@ def samples(folder: Path) -> list[Path]:
 
 
 def check_reads(folders: Sequence[Path], facts: Sequence[NodeFacts]) -> Iterator[Finding]:
-    """Each folder on each node: there, and with the same files as the driver has."""
+    """Each folder, or file, on each node: there, and with the same files as the driver has."""
     driver, *nodes = facts
     findings = []
     for folder in folders:
         files = [path for path in driver.fingerprints if path == folder or folder in path.parents]
-        if not folder.is_dir():
+        if not folder.exists():
             findings.append(Finding(DATA, "fail", f"{folder} is not there", "correct the path, or prepare it first"))
             continue
         for node in nodes:
@@ -45,7 +45,7 @@ def check_reads(folders: Sequence[Path], facts: Sequence[NodeFacts]) -> Iterator
                     Finding(DATA, "fail", seen, f"put {folder} on a file system that all nodes share, at one path")
                 )
                 break
-    yield from findings or [Finding(DATA, "pass", f"{len(folders)} folders read alike by {len(nodes)} nodes")]
+    yield from findings or [Finding(DATA, "pass", f"{len(folders)} paths read alike by {len(nodes)} nodes")]
 
 
 def check_writes(folders: Sequence[Path], facts: Sequence[NodeFacts]) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from dermo_ray.config.asking import EndpointSettings
 from dermo_ray.config.base import Settings
+from dermo_ray.config.mavic import RewardPoolSettings
 from dermo_ray.config.model import ModelSettings
 from dermo_ray.config.pools import EngineSettings, PoolSettings
 from dermo_ray.config.preflight import JobName
@@ -57,13 +58,21 @@ class Plan:
         return None if found is None or found.budget_requests == 0 else found.endpoint
 
     @property
+    def reward_deadline(self) -> float:
+        """Seconds within which a group must be scored."""
+        found = next(
+            (pool for pool in self.pools.values() if isinstance(pool, RewardPoolSettings)), RewardPoolSettings()
+        )
+        return found.timeout
+
+    @property
     def reads(self) -> list[Path]:
-        """Folders that every node must see."""
+        """Folders and files that every node must see."""
         named = [getattr(self.config, name, None) for name in _READS.get(self.job, ("data",))]
         sources = [source.root for source in getattr(self.config, "mixture", ())]
         model = [self.model.path] if self.model is not None else []
-        concepts = [self.reward.concepts] if self.reward is not None else []
-        return [path for path in (*named, *sources, *model, *concepts) if path is not None]
+        reward = [self.reward.concepts, self.reward.taxonomy] if self.reward is not None else []
+        return [path for path in (*named, *sources, *model, *reward) if path is not None]
 
     @property
     def writes(self) -> list[Path]:

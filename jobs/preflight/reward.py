@@ -7,21 +7,25 @@ from dermo_ray.errors import UserError
 from dermo_ray.taxonomy import Taxonomy
 from jobs.preflight.finding import Finding
 from rewards import Scorer
-from rewards.check import check_reward, probes
+from rewards.check import DEADLINE, check_reward, probes
 
 CHECK = "reward"
 
 
-def check_scoring(config: RewardConfig) -> Iterator[Finding]:
-    """Score completions from right to empty; a right one must earn more than an empty one."""
+def check_scoring(config: RewardConfig, deadline: float = DEADLINE) -> Iterator[Finding]:
+    """Score completions from right to empty; a right one must earn more than an empty one.
+
+    `deadline` is how many seconds each term of one's own has.
+    """
     try:
-        check_reward(config)
+        check_reward(config, deadline)
+        groups = list(probes(Taxonomy.load(config.taxonomy)))
+        texts = [text for _, texts in groups for text in (texts[0], "")]
+        totals = iter([r.total for r in Scorer(config).score(texts, [truth for truth, _ in groups for _ in range(2)])])
     except UserError as error:
         yield Finding(CHECK, "fail", str(error))
         return
-    scorer = Scorer(config)
-    for truth, texts in probes(Taxonomy.load(config.taxonomy)):
-        right, empty = (reward.total for reward in scorer.score([texts[0], ""], [truth, truth]))
+    for (truth, _), right, empty in zip(groups, totals, totals, strict=True):
         if right <= empty:
             yield Finding(
                 CHECK,

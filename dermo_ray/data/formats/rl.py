@@ -7,8 +7,15 @@ from dermo_ray.taxonomy import Taxonomy
 
 
 def rl_prompt(sample: StoredSample, task: Task, style: Style, taxonomy: Taxonomy) -> RLPrompt | None:
-    """The reinforcement-learning prompt of `sample`, None where it lacks a label (task3) or a morphology (task1)."""
-    if (sample.label if task == "task3" else sample.morphology) is None:
+    """The prompt of `sample` and its reference; None where it lacks a label (task3) or a whole morphology (task1)."""
+    truth = GroundTruth(
+        task=task,
+        modality=sample.modality,
+        final_label=sample.label,
+        taxon_path=[] if sample.label is None else taxonomy.path(sample.label),
+        morph=None if sample.morphology is None else sample.morphology.to_json(),
+    )
+    if (truth.final_label if task == "task3" else truth.comparable_morphology) is None:
         return None
     return RLPrompt(
         id=f"grpo_{task}_{sample.id}",
@@ -16,11 +23,5 @@ def rl_prompt(sample: StoredSample, task: Task, style: Style, taxonomy: Taxonomy
         source=sample.source,
         group=sample.group,
         prompt=prompt(style, task, sample.modality),
-        ground_truth=GroundTruth(
-            task=task,
-            modality=sample.modality,
-            final_label=sample.label,
-            taxon_path=[] if sample.label is None else taxonomy.path(sample.label),
-            morph=None if sample.morphology is None else sample.morphology.to_json(),
-        ),
+        ground_truth=truth,
     )

@@ -10,7 +10,8 @@ from dermo_ray.morphology import Schema
 class ConceptModelConfig(PreTrainedConfig):
     """What a saved concept model says about itself.
 
-    `encoder` is the configuration of the image encoder; `labels` the diagnoses of each schema that occurred in
+    `encoder` is the configuration of the image encoder, `encoder_width` the channels of its last hidden state (None:
+    those that the encoder's own configuration names); `labels` the diagnoses of each schema that occurred in
     training, in the order of the linear head's outputs; `schemas` those of whose concepts there were annotations;
     `temperatures` what calibration divides logits by, for `SCHEMA` and `SCHEMA/diagnosis`, 1 where not calibrated.
     """
@@ -19,6 +20,7 @@ class ConceptModelConfig(PreTrainedConfig):
     sub_configs = {"encoder": AutoConfig}  # type: ignore[dict-item]  # noqa: RUF012  # as in transformers itself
     has_no_defaults_at_init = True
 
+    encoder_width: int | None = None
     labels: dict[str, list[str]] | None = None
     schemas: list[str] | None = None
     temperatures: dict[str, float] | None = None

@@ -1,7 +1,7 @@
 """The images of a prepared folder with what is known about them, as tensors that the concept model learns from.
 
 Invariants: what nobody stated is marked as not observed, never taken for absent; the modality decides the schema, so an
-image never counts for the concepts of the other one.
+image never counts for the concepts of the other one; what a machine stated counts only where it is asked for.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -81,27 +81,31 @@ class Targets:
 
 
 class ConceptSamples:
-    """The images of one split of a prepared folder."""
+    """The images of one split of a prepared folder; annotations by machines are there only if `by_machine` says so."""
 
-    def __init__(self, samples: Sequence[StoredSample], prepared: Path) -> None:
+    def __init__(self, samples: Sequence[StoredSample], prepared: Path, by_machine: bool = False) -> None:
         self.ids = [sample.id for sample in samples]
         self.groups = [sample.group for sample in samples]
         self.images = [prepared / sample.image for sample in samples]
         self.schemas: list[Schema] = [SCHEMA_FOR_MODALITY[sample.modality] for sample in samples]
         self.labels = [sample.label for sample in samples]
         self.skin_tones = [sample.skin_tone for sample in samples]
-        self.annotation = Statements.of([sample.annotation for sample in samples], self.schemas)
+        known = [by_machine or not sample.annotated_by_machine for sample in samples]
+        self.left_out = known.count(False)
+        """Images whose annotation is left out because a machine made it."""
+        stated = [sample.annotation if known else None for sample, known in zip(samples, known, strict=True)]
+        self.annotation = Statements.of(stated, self.schemas)
         self.truth = Statements.of([sample.morphology for sample in samples], self.schemas)
 
     @classmethod
-    def read(cls, prepared: Path, split: Split) -> "ConceptSamples":
+    def read(cls, prepared: Path, split: Split, by_machine: bool = False) -> "ConceptSamples":
         """Raises `UserError` where `prepared` is no prepared folder or has no image in the split."""
         content_hash(prepared)
         table = pq.read_table(prepared / SAMPLES_FILE)
         samples = list(stored_samples(table.filter(pc.equal(table["split"], split))))
         if not samples:
             raise UserError(f"{prepared} has no image in its {split} split: prepare more images, or a larger share")
-        return cls(samples, prepared)
+        return cls(samples, prepared, by_machine)
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -2,116 +2,42 @@
 
 Intervals are 95 % bootstrap intervals over groups (patients or lesions). The concepts are measured against what
 annotators wrote, and where a source knows better (the phantoms), against the truth too. A diagnosis is predicted from
-the concepts seen in the image, and for comparison from the reference's own: the second is what the linear head could
-reach if the eyes were perfect.
+the concepts seen in the image, and for comparison from the reference's own, over the same images: the second is what
+the linear head could reach if the eyes were perfect.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from dermo_ray.bench.statistics import Interval, accuracy, bootstrap_mean, bootstrap_statistic
-from dermo_ray.models.concepts.calibration import Calibration, calibrations
+from dermo_ray.models.concepts.calibration import calibrations
 from dermo_ray.models.concepts.data import ConceptSamples, Statements
 from dermo_ray.models.concepts.model import ConceptModel, Logits, activate
 from dermo_ray.models.concepts.ranking import auroc
+from dermo_ray.models.concepts.scores import (
+    ConceptMeasures,
+    ConceptScore,
+    ConceptScores,
+    DiagnosisScore,
+    FeatureScores,
+    FieldScore,
+    FieldScores,
+    GivenScore,
+    Source,
+    ToneScore,
+)
 from dermo_ray.models.concepts.vocabulary import CONCEPTS, FIELD_SLICES, SCHEMAS
-from dermo_ray.morphology import Schema
-from dermo_ray.records import Record, Split
+from dermo_ray.morphology import DERM7PT_FIELDS, Schema
+from dermo_ray.records import Split
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
-Source = Literal["annotation", "truth"]
 
-MEASURES = Path("evaluation.json")
 _RESAMPLES = 1000
-
-
-class FeatureScore(Record):
-    """One SkinCon feature."""
-
-    present: int
-    """Images that show it."""
-    auroc: Interval | None
-    """None where all images show it, or none does."""
-    f1: float
-    """Of the images where its probability is at least a half; 1 where neither side has any."""
-
-
-class FieldScore(Record):
-    """One Derm7pt field."""
-
-    images: int
-    accuracy: Interval
-    majority: float
-    """Share of the most frequent value: what one could score without looking."""
-
-
-class FeatureScores(Record):
-    """SkinCon, against one reference."""
-
-    images: int
-    mean_auroc: Interval | None
-    """Over the features that some images show and others don't."""
-    features: dict[str, FeatureScore]
-
-
-class FieldScores(Record):
-    """Derm7pt, against one reference."""
-
-    images: int
-    mean_accuracy: Interval
-    """Over the fields; the mean of their accuracies."""
-    fields: dict[str, FieldScore]
-
-
-class ConceptScores(Record):
-    """Both schemas, against one reference; None where no image has one."""
-
-    skincon: FeatureScores | None
-    derm7pt: FieldScores | None
-
-
-class DiagnosisScore(Record):
-    """The diagnoses of the images of one schema."""
-
-    images: int
-    majority: float
-    """Share of the most frequent label."""
-    seen: Interval
-    """Accuracy from the concepts that the model sees in the image."""
-    given: dict[Source, Interval]
-    """Accuracy from the concepts of a reference, over the images that have one."""
-
-
-class ToneScore(Record):
-    """The images of one Fitzpatrick type."""
-
-    images: int
-    morphology: Interval | None
-    """Agreement of the likeliest morphology with the reference: share of fields, or F1 of the features."""
-    diagnosis: Interval | None
-    """Accuracy from the concepts that the model sees in the image."""
-
-
-class ConceptMeasures(Record):
-    """What `evaluation.json` of a concept model holds."""
-
-    split: Split
-    images: int
-    concepts: dict[Source, ConceptScores]
-    """`truth` is there only where it differs from what annotators wrote."""
-    diagnosis: dict[Schema, DiagnosisScore]
-    skin_tone: dict[str, ToneScore]
-    """By Fitzpatrick type, "1" to "6", against the truth where there is one."""
-    calibration: dict[str, Calibration]
-    """By head, against what annotators wrote; temperatures are those of the validation split."""
-    weights: dict[Schema, dict[str, dict[str, float]]]
-    """What the linear head learned: logits that each concept adds for a label against the others, largest first."""
 
 
 @torch.no_grad()
@@ -161,18 +87,33 @@ def _concepts(
 
 def _features(stated: BoolArray, given: FloatArray, groups: npt.NDArray[Any]) -> FeatureScores:
     """Both are [n, 48]."""
-    told_apart = [i for i in range(stated.shape[1]) if stated[:, i].any() and not stated[:, i].all()]
-    scores = {}
-    for i, name in enumerate(CONCEPTS["skincon"]):
-        interval = _bootstrap_auroc(stated[:, [i]], given[:, [i]], groups) if i in told_apart else None
-        scores[name] = FeatureScore(
-            present=int(stated[:, i].sum()), auroc=interval, f1=float(_f1(stated[:, [i]].T, given[:, [i]].T >= 0.5)[0])
-        )
+    told_apart = _told_apart(stated)
+    scores = _by_concept(CONCEPTS["skincon"], stated, given, given >= 0.5, groups)
     return FeatureScores(
         images=len(stated),
         mean_auroc=_bootstrap_auroc(stated[:, told_apart], given[:, told_apart], groups) if told_apart else None,
         features=scores,
     )
+
+
+def _by_concept(
+    names: Sequence[str], stated: BoolArray, given: FloatArray, answered: BoolArray, groups: npt.NDArray[Any]
+) -> dict[str, ConceptScore]:
+    """The score of each column; all are [n, names], and `answered` is what the model would state."""
+    told_apart = _told_apart(stated)
+    return {
+        name: ConceptScore(
+            present=int(stated[:, i].sum()),
+            auroc=_bootstrap_auroc(stated[:, [i]], given[:, [i]], groups) if i in told_apart else None,
+            f1=float(_f1(stated[:, [i]].T, answered[:, [i]].T)[0]),
+        )
+        for i, name in enumerate(names)
+    }
+
+
+def _told_apart(stated: BoolArray) -> list[int]:
+    """The columns that some images show and others don't."""
+    return [i for i in range(stated.shape[1]) if stated[:, i].any() and not stated[:, i].all()]
 
 
 def _bootstrap_auroc(stated: BoolArray, given: FloatArray, groups: npt.NDArray[Any]) -> Interval:
@@ -198,10 +139,14 @@ def _fields(stated: BoolArray, given: FloatArray, groups: npt.NDArray[Any]) -> F
         hits.append(right)
         weights.append(stands)
         if stands.any():
+            likeliest = given[stands][:, place].argmax(axis=1)[:, None] == np.arange(place.stop - place.start)
             scores[field] = FieldScore(
                 images=int(stands.sum()),
                 accuracy=bootstrap_mean(right[stands], groups=groups[stands], resamples=_RESAMPLES),
                 majority=float(stated[stands][:, place].mean(axis=0).max()),
+                values=_by_concept(
+                    DERM7PT_FIELDS[field], stated[stands][:, place], given[stands][:, place], likeliest, groups[stands]
+                ),
             )
     right_all, stands_all = np.array(hits, dtype=float), np.array(weights, dtype=float)  # [fields, n]
 
@@ -247,11 +192,15 @@ def _diagnoses(
         if schema not in model.diagnosis or not asked.any():
             continue
         _, counts = np.unique(labels[asked], return_counts=True)
-        from_reference: dict[Source, Interval] = {}
+        from_reference: dict[Source, GivenScore] = {}
         for name, source in sources.items():
             known = asked & source.observed[schema].numpy()
             if known.any():
-                from_reference[name] = _accuracy(labels[known], given[name][known], groups[known])
+                from_reference[name] = GivenScore(
+                    images=int(known.sum()),
+                    given=_accuracy(labels[known], given[name][known], groups[known]),
+                    seen=_accuracy(labels[known], answers[known], groups[known]),
+                )
         scores[schema] = DiagnosisScore(
             images=int(asked.sum()),
             majority=float(counts.max() / counts.sum()),

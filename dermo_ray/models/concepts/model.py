@@ -48,7 +48,7 @@ class ConceptModel(PreTrainedModel):
     def __init__(self, config: ConceptModelConfig) -> None:
         super().__init__(config)
         self.encoder = AutoModel.from_config(config.encoder)
-        width = 2 * feature_width(config.encoder)
+        width = 2 * (config.encoder_width or feature_width(config.encoder))
         self.norm = nn.LayerNorm(width)
         self.concepts = nn.ModuleDict({schema: nn.Linear(width, len(CONCEPTS[schema])) for schema in SCHEMAS})
         self.diagnosis = nn.ModuleDict(
@@ -72,8 +72,7 @@ class ConceptModel(PreTrainedModel):
     def concept_logits(self, pixel_values: Tensor) -> dict[Schema, Tensor]:
         """Logits of the concepts of images [B, 3, height, width]."""
         hidden = self.encoder(pixel_values=pixel_values).last_hidden_state
-        # convolutional encoders give [B, channels, height, width], transformers [B, tokens, channels]
-        hidden = hidden.flatten(2) if hidden.ndim == 4 else hidden.transpose(1, 2)
+        hidden = by_position(hidden)
         features = self.norm(torch.cat([hidden.mean(dim=2), hidden.amax(dim=2)], dim=1))
         return {schema: self.concepts[schema](features) for schema in SCHEMAS}
 
@@ -124,8 +123,16 @@ def log_softmax_by_field(logits: Tensor) -> Tensor:
     return torch.cat([logits[..., place].log_softmax(dim=-1) for place in FIELD_SLICES.values()], dim=-1)
 
 
+def by_position(hidden: Tensor) -> Tensor:
+    """A last hidden state as [B, channels, positions].
+
+    Convolutional encoders give [B, channels, height, width], transformers [B, tokens, channels].
+    """
+    return hidden.flatten(2) if hidden.ndim == 4 else hidden.transpose(1, 2)
+
+
 def feature_width(encoder: PreTrainedConfig) -> int:
-    """Channels of an encoder's last hidden state."""
+    """Channels of an encoder's last hidden state, as its configuration names them."""
     widths = getattr(encoder, "hidden_sizes", None)
     return int(widths[-1] if widths else encoder.hidden_size)
 

@@ -1,18 +1,20 @@
 """The concept model as the consistency term of the reward asks it: an image is encoded once, for all its completions.
 
-Invariant: what is said about an image does not depend on the images that are encoded with it.
+Invariants: what is said about an image does not depend on the images that are encoded with it; how well a diagnosis
+follows from a morphology is the same to the last bit, whatever else is asked in the same batch.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
+from torch import nn
 
 from dermo_ray.errors import UserError
 from dermo_ray.models.concepts.agreement import best_agreement, expected_agreement
@@ -49,8 +51,12 @@ class ImageConcepts:
         return likeliest(schema, self.probabilities[schema])
 
     def diagnosis_fit(self, morphology: Morphology, label: str) -> float:
-        """See `ConceptScorer.diagnosis_fit`; the image plays no part in it."""
-        return self.scorer.diagnosis_fit(morphology, label)
+        """See `ConceptScorer.diagnosis_fits`; the image plays no part in it."""
+        return self.scorer.diagnosis_fits([(morphology, label)])[0]
+
+    def diagnosis_fits(self, statements: Sequence[tuple[Morphology, str]]) -> list[float]:
+        """See `ConceptScorer.diagnosis_fits`; the image plays no part in it."""
+        return self.scorer.diagnosis_fits(statements)
 
     @cached_property
     def _best(self) -> dict[Schema, float]:
@@ -100,18 +106,56 @@ class ConceptScorer:
         seen = {schema: output[schema].double().cpu().numpy() for schema in SCHEMAS}
         return [ImageConcepts({schema: seen[schema][row] for schema in SCHEMAS}, self) for row in range(len(images))]
 
-    def diagnosis_fit(self, morphology: Morphology, label: str) -> float:
-        """p(label) / max p(any label), by the linear head from the stated morphology; in [0, 1].
+    def diagnosis_fits(self, statements: Sequence[tuple[Morphology, str]]) -> list[float]:
+        """p(label) / max p(any label) of each statement, by the linear head from its morphology; in [0, 1].
 
         1 where the label is the one that the head would name, 0 for a label that it never met.
         """
-        labels = self._model.config.labels_of(morphology.schema)
-        if label not in labels:
-            return 0.0
-        stated = torch.from_numpy(vector(morphology))[None].to(self._model.device)
-        with torch.inference_mode():
-            probabilities = self._model.diagnose(morphology.schema, stated)[0].cpu()
-        return float(probabilities[labels.index(label)] / probabilities.max())
+        fits = [0.0] * len(statements)
+        for schema, head in self._heads.items():
+            rows = [
+                i for i, (morphology, label) in enumerate(statements) if morphology.schema == schema and label in head
+            ]
+            if rows:
+                found = head.fits([statements[i] for i in rows])
+                for row, fit in zip(rows, found, strict=True):
+                    fits[row] = fit
+        return fits
+
+    @cached_property
+    def _heads(self) -> dict[Schema, "DiagnosisHead"]:
+        return {schema: DiagnosisHead.of(self._model, schema) for schema in SCHEMAS if schema in self._model.diagnosis}
+
+
+@dataclass(frozen=True)
+class DiagnosisHead:
+    """The linear head of one schema, in double precision."""
+
+    places: Mapping[str, int]
+    """Where each label stands."""
+    weight: FloatArray
+    """Temperature included, [labels, concepts]."""
+    bias: FloatArray
+    """Temperature included, [labels]."""
+
+    @classmethod
+    def of(cls, model: ConceptModel, schema: Schema) -> "DiagnosisHead":
+        """That of a model."""
+        linear = cast(nn.Linear, model.diagnosis[schema])
+        temperature = model.config.temperature_of(f"{schema}/diagnosis")
+        weight, bias = (p.detach().double().cpu().numpy() / temperature for p in (linear.weight, linear.bias))
+        return cls({label: place for place, label in enumerate(model.config.labels_of(schema))}, weight, bias)
+
+    def __contains__(self, label: str) -> bool:
+        return label in self.places
+
+    def fits(self, statements: Sequence[tuple[Morphology, str]]) -> list[float]:
+        """See `ConceptScorer.diagnosis_fits`; every label is one of the head's."""
+        stated = np.array([vector(morphology) for morphology, _ in statements], dtype=np.float64)
+        # a sum for each row, not a matrix product, whose rounding depends on how many rows there are
+        logits = (stated[:, None, :] * self.weight).sum(axis=2) + self.bias
+        named = logits[np.arange(len(statements)), [self.places[label] for _, label in statements]]
+        return [float(fit) for fit in np.exp(named - logits.max(axis=1))]
 
 
 def load_concept_model(path: Path) -> ConceptModel:
