@@ -18,7 +18,7 @@ from dermo_ray.bench.assemble import Answered, bench_report, counts
 from dermo_ray.bench.collect import Collected, collect, questions
 from dermo_ray.bench.endpoint import endpoint_policy
 from dermo_ray.bench.judges import JudgeReport, estimate
-from dermo_ray.bench.judging import Judgements, OpenPair, judge_all, judge_offline, open_answers
+from dermo_ray.bench.judging import Judgements, OpenPair, for_judge, judge_all, judge_offline, open_answers
 from dermo_ray.bench.load import load_items
 from dermo_ray.bench.results import BenchReport
 from dermo_ray.bench.tasks import BenchItem, Items, TaskId
@@ -133,7 +133,7 @@ def _judge(
 
 
 def _ask_judge(pairs: Sequence[OpenPair], settings: JudgeSettings) -> tuple[Judgements, dict[str, Any]]:
-    expected = estimate(list(dict.fromkeys(pair.answer for pair in pairs)), settings)
+    expected = estimate(for_judge(pairs), settings)
     price = "" if expected.cost is None else f", cost {expected.cost:,.2f} (at most {expected.highest_cost:,.2f})"
     print(
         f"judge {settings.endpoint.model}: {expected.requests:,} questions to ask, {expected.cached:,} kept; about "

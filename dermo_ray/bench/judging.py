@@ -15,7 +15,7 @@ from dermo_ray.bench.judges.rubrics import Part
 from dermo_ray.bench.measures import Bootstrap
 from dermo_ray.bench.responses import Response
 from dermo_ray.bench.statistics import Interval, bootstrap_mean
-from dermo_ray.bench.tasks import TASKS, BenchItem, comparison
+from dermo_ray.bench.tasks import TASKS, BenchItem, comparison, open_ended
 from dermo_ray.config.judge import JudgeSettings
 from dermo_ray.records import Record
 from dermo_ray.taxonomy import Taxonomy
@@ -70,13 +70,20 @@ def judge_offline(pairs: Iterable[OpenPair], taxonomy: Taxonomy) -> dict[OpenAns
     return judged
 
 
+def for_judge(pairs: Iterable[OpenPair]) -> list[OpenAnswer]:
+    """The answers that a judge can score, each once: those to a reference of more than a diagnosis."""
+    answers = dict.fromkeys(pair.answer for pair in pairs)
+    return [answer for answer in answers if open_ended.parts(answer.reference).prose]
+
+
 async def judge_all(
-    pairs: Iterable[OpenPair], settings: JudgeSettings, progress: Callable[[JudgeReport], None]
+    pairs: Sequence[OpenPair], settings: JudgeSettings, progress: Callable[[JudgeReport], None]
 ) -> tuple[dict[OpenAnswer, Judgement | None], JudgeReport]:
     """The judge's scores of every answer, and what came of its questions. Raises `UserError` as `judge` does."""
-    answers = list(dict.fromkeys(pair.answer for pair in pairs))
+    answers = for_judge(pairs)
     report = await judge(answers, settings, progress)
-    return dict(zip(answers, report.judgements, strict=True)), report
+    judged = dict.fromkeys((pair.answer for pair in pairs), None)
+    return judged | dict(zip(answers, report.judgements, strict=True)), report
 
 
 def open_score(

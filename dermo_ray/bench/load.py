@@ -21,6 +21,7 @@ def load_items(settings: ItemSettings, tasks: Sequence[TaskId], taxonomy: Taxono
             taxonomy,
             tasks,
             split=settings.split,
+            sources=settings.sources,
             style=settings.style,
             seed=settings.seed,
             limit=settings.limit,

@@ -56,6 +56,8 @@ class ItemSettings(Settings):
     """Folder that jobs.prepare wrote, to build items of the same form from its held-out images."""
     split: Split = "test"
     """With `prepared`: the split to ask about; benchmark sources are always asked about."""
+    sources: list[str] | None = Field(default=None, min_length=1)
+    """With `prepared`: images of these data sets alone, such as [ham10000]; null asks about all that are held out."""
     style: Style | None = None
     """Wording of questions that are made here; null is that of the prepared folder, or `full` for released files."""
     taxonomy: AbsolutePath | None = None
@@ -73,6 +75,8 @@ class ItemSettings(Settings):
             raise ValueError("images=DIR belongs to release=DIR: give both, or neither")
         if self.skin_tones is not None and self.release is None:
             raise ValueError("skin_tones belongs to release=DIR: a prepared folder knows its skin tones")
+        if self.sources is not None and self.release is not None:
+            raise ValueError("sources belongs to prepared=DIR: released files are chosen by tasks")
         return self
 
 
