@@ -16,7 +16,7 @@ from statistics import median
 from benchmarks.machine import describe
 from dermo_ray.bench.answering import Asked
 from dermo_ray.bench.build import build
-from dermo_ray.bench.endpoint import read_images
+from dermo_ray.bench.images import read_images
 from dermo_ray.bench.responses import item_seed
 from dermo_ray.bench.tasks import BenchItem, prompt
 from dermo_ray.cct import VIEWS, plan

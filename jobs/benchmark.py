@@ -167,3 +167,7 @@ def _print(report: BenchReport) -> None:
                     "" if measured.cost is None else f"{measured.cost.completion_tokens:,.0f}",
                 )
         rich.print(shown)
+        for reason, count in policy.counts["failed"].items():
+            print(
+                f"{policy.name}: {count:,} without an answer, counted as wrong ({reason}: {policy.counts['said'][reason]})"
+            )

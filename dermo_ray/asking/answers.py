@@ -17,4 +17,8 @@ class AskFailed(Exception):
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
-        self.reason = reason
+        self.reason, self.detail = reason, detail
+
+    def __reduce__(self) -> tuple[type["AskFailed"], tuple[str, str]]:
+        """So that it comes back from another process as it was."""
+        return type(self), (self.reason, self.detail)

@@ -105,7 +105,10 @@ def bench_report(
 def counts(tally: Tally) -> dict[str, Any]:
     """What came of the questions, as JSON."""
     names = ("cached", "asked", "requests", "input_tokens", "output_tokens", "over_budget")
-    return {name: getattr(tally, name) for name in names} | {"failed": dict(tally.failed)}
+    return {name: getattr(tally, name) for name in names} | {
+        "failed": dict(tally.failed),
+        "said": tally.said,
+    }
 
 
 def macro_averages(answers: _Answers, settings: BenchSettings) -> dict[str, Interval]:

@@ -93,13 +93,15 @@ def key(item: BenchItem, method: Method, policy: str, settings: BenchSettings, *
         "item": item.id,
         "questions": [question.model_dump(mode="json") for question in item.questions],
         "modality": item.facts.modality,
-        "images": [file_hash(path) for path in item.images],
+        "images": [_image_hash(path) for path in item.images],
         "method": method,
         "instruct": settings.instruct,
         "max_tokens": settings.max_tokens.choice if item.questions[0].options else settings.max_tokens.open,
         "seed": settings.items.seed,
         "compat": compat and TASKS[item.task].scoring == "walk",  # rules of correction decide what is asked next
     }
+    if settings.max_pixels is not None:
+        depends_on["max_pixels"] = settings.max_pixels
     if method != "greedy":
         depends_on["cct"] = settings.cct.model_dump(mode="json", exclude={"adaptation"})
     if method == "cct_early":
@@ -117,6 +119,14 @@ def item_seed(item: BenchItem, seed: int) -> int:
 def file_hash(path: str) -> str:
     """SHA-256 of a file; images and weights don't change while a policy is asked."""
     return file_sha256(Path(path))
+
+
+def _image_hash(path: str) -> str:
+    """The hash of an image; of one that can't be read no answer is ever kept."""
+    try:
+        return file_hash(path)
+    except OSError:
+        return "unreadable"
 
 
 def weights_hash(folders: Sequence[Path], facts: Mapping[str, Any]) -> str:

@@ -72,7 +72,8 @@ class PolicyReport(Record):
     """The checkpoint, model or server behind the name."""
     fingerprint: str
     counts: dict[str, Any]
-    """What came of the questions: cached, asked, failed by reason, over_budget, tokens of this run."""
+    """What came of the questions: cached, asked, failed by reason and what each `said` first, over_budget, tokens of
+    this run."""
     tasks: dict[TaskId, TaskReport]
     macro: dict[str, Interval]
     """Means of the greedy accuracy over tasks, each counting alike; over those of `assemble.MACRO` that were asked."""

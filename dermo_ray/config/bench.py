@@ -108,6 +108,8 @@ class BenchSettings(AskingSettings):
     """How `cct_early` stops."""
     instruct: bool = False
     """Add how to answer to every question, for models that were not trained on such data."""
+    max_pixels: int | None = Field(default=None, ge=1024)
+    """Images with more pixels are scaled down to so many before any view is made; null shows them as they are."""
     max_tokens: LengthSettings = LengthSettings()
     """Longest answers."""
     cct: CCTConfig = CCTConfig(tau=0.0)

@@ -77,7 +77,11 @@ def _of_task(
     rows.sort(key=lambda row: uniform(greedy.items[row].id))
     texts = {method: {r.item: r.texts for r in given} for method, given in by_method.items()}
     made = []
-    for row in rows[:count]:
+    for row in rows:
+        if len(made) == count:
+            break
+        if (picture := _picture(greedy.items[row])) is None:
+            continue
         item, place = greedy.items[row], greedy.places[row]
         said = tuple(
             Said(
@@ -89,8 +93,16 @@ def _of_task(
             )
             for method, column in answers.items()
         )
-        made.append(Case(item, data_uri(Path(item.images[0])), item.questions[place].text, greedy.truth[row], said))
+        made.append(Case(item, picture, item.questions[place].text, greedy.truth[row], said))
     return made
+
+
+def _picture(item: BenchItem) -> str | None:
+    """The first image as a data URI; None where it can't be read, which is why the item has no answer."""
+    try:
+        return data_uri(Path(item.images[0]))
+    except Exception:  # damaged files make decoders raise nearly anything, from struct.error to SyntaxError
+        return None
 
 
 def _last_place(item: BenchItem) -> int:
