@@ -76,7 +76,7 @@ def _of_task(
     rows = [row for row in last if bool(greedy.right[row]) == right and greedy.items[row].images]
     rows.sort(key=lambda row: uniform(greedy.items[row].id))
     texts = {method: {r.item: r.texts for r in given} for method, given in by_method.items()}
-    made = []
+    made: list[Case] = []
     for row in rows:
         if len(made) == count:
             break
