@@ -1,7 +1,7 @@
 """DermoBench as a part of `jobs.evaluate`: load the items, ask every policy, judge, measure, report."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,9 @@ from dermo_ray.bench.endpoint import endpoint_policy
 from dermo_ray.bench.judges import JudgeReport, estimate
 from dermo_ray.bench.judging import Judgements, OpenPair, for_judge, judge_all, judge_offline, open_answers
 from dermo_ray.bench.load import load_items
+from dermo_ray.bench.responses import Response
 from dermo_ray.bench.results import BenchReport
+from dermo_ray.bench.stream import STREAMED, training_counts
 from dermo_ray.bench.tasks import BenchItem, Items, TaskId
 from dermo_ray.config.bench import BenchSettings, PolicySettings
 from dermo_ray.config.judge import JudgeSettings
@@ -43,6 +45,8 @@ class Asked:
 
     items: dict[TaskId, Items]
     answered: list[Answered]
+    validation: dict[TaskId, Items]
+    """What CCT's temperature is fitted on; empty where none is."""
 
 
 def run(settings: BenchSettings, *, compat: bool = False) -> BenchReport:
@@ -56,7 +60,16 @@ def run(settings: BenchSettings, *, compat: bool = False) -> BenchReport:
     items = [item for found in asked.items.values() for item in found.items]
     judgements, judging = _judge(items, asked.answered, settings, taxonomy)
     settings.out.mkdir(parents=True, exist_ok=True)
-    report = bench_report(asked.items, asked.answered, judgements, judging, settings, taxonomy, compat=compat)
+    report = bench_report(
+        asked.items,
+        asked.answered,
+        judgements,
+        judging,
+        settings,
+        taxonomy,
+        compat=compat,
+        validation=asked.validation,
+    )
     with staged_file(settings.out / RESULT) as aside:
         aside.write_text(report.model_dump_json(indent=2), encoding="utf-8")
     examples = {
@@ -71,8 +84,10 @@ def run(settings: BenchSettings, *, compat: bool = False) -> BenchReport:
 def ask(settings: BenchSettings, taxonomy: Taxonomy, *, compat: bool = False) -> Asked:
     """Load the items and ask every policy what the cache lacks. Raises `UserError` as `run` does."""
     checkpoints = [checkpoint_of(policy) for policy in settings.policies]
+    training_counts(settings.cct.adaptation)  # said now what would be found out after the last answer
     found = load_items(settings.items, settings.tasks, taxonomy)
     items = [item for task in found.values() for item in task.items]
+    validation = _validation(settings, {item.id for item in items}, taxonomy)
     local = any(checkpoint is not None for checkpoint in checkpoints)
     answered = []
     with ray_session() if local else nullcontext():
@@ -81,10 +96,25 @@ def ask(settings: BenchSettings, taxonomy: Taxonomy, *, compat: bool = False) ->
         for policy, checkpoint in zip(settings.policies, checkpoints, strict=True):
             key_of_weights = fingerprint(policy, checkpoint)
             collected = _ask(policy, checkpoint, key_of_weights, items, settings, taxonomy, compat)
-            answered.append(
-                Answered(policy.name, where(policy, checkpoint), key_of_weights, collected.responses, collected)
-            )
-    return Asked(found, answered)
+            fitted: list[Response] = []
+            if held_back := [item for task in validation.values() for item in task.items]:
+                by_cct = settings.model_copy(update={"methods": ("cct",)})
+                fitted = _ask(policy, checkpoint, key_of_weights, held_back, by_cct, taxonomy, compat).responses
+            place = where(policy, checkpoint)
+            answered.append(Answered(policy.name, place, key_of_weights, collected.responses, collected, fitted))
+    return Asked(found, answered, validation)
+
+
+def _validation(settings: BenchSettings, asked: Container[str], taxonomy: Taxonomy) -> dict[TaskId, Items]:
+    """What CCT's temperature is fitted on: items of the settings' other split, without any that is `asked` about."""
+    split, tasks = settings.cct.adaptation.fit, [task for task in settings.tasks if task in STREAMED]
+    if split is None or "cct" not in settings.methods or not tasks:
+        return {}
+    found = load_items(settings.items.model_copy(update={"split": split}), tasks, taxonomy)
+    return {
+        task: Items([item for item in items.items if item.id not in asked], items.left_out)
+        for task, items in found.items()
+    }
 
 
 def _ask(

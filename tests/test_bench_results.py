@@ -148,7 +148,7 @@ def test_adaptation_is_reported_beside_plain_cct_where_it_is_asked_for(tmp_path)
     task = report(tmp_path, items, [*greedy, *given], cct=asked).policies[0].tasks["t2.1"]
     assert task.methods["cct"].accuracy.mean == 0.8
     assert (task.adapted.accuracy.before.mean, task.adapted.accuracy.after.mean) == (0.8, 1.0)
-    assert task.adapted.prior["Melanoma"] > 0.95
+    assert task.adapted.priors["all"]["Melanoma"] > 0.95
 
 
 def test_confusion_follows_the_tree_and_keeps_answers_outside_it():

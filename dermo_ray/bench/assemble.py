@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,14 @@ import numpy as np
 from dermo_ray import __version__
 from dermo_ray.asking.answering import Tally
 from dermo_ray.bench.columns import Columns
+from dermo_ray.bench.columns import columns as columns_of
 from dermo_ray.bench.judging import Judgements
 from dermo_ray.bench.measures import Bootstrap, compare
 from dermo_ray.bench.published import comparability, published
 from dermo_ray.bench.responses import Response
 from dermo_ray.bench.results import BenchReport, PolicyComparison, PolicyReport, task_report
 from dermo_ray.bench.statistics import Interval, interval, resampled_means
+from dermo_ray.bench.stream import fitted_temperature
 from dermo_ray.bench.tasks import TASKS, Items, TaskId
 from dermo_ray.config.bench import BenchSettings, Method
 from dermo_ray.taxonomy import Taxonomy
@@ -43,6 +46,8 @@ class Answered:
     responses: Sequence[Response]
     tally: Tally
     """What came of the questions."""
+    validation: Sequence[Response] = ()
+    """By CCT, to the items that its temperature is fitted on."""
 
 
 def bench_report(
@@ -54,8 +59,12 @@ def bench_report(
     taxonomy: Taxonomy,
     *,
     compat: bool = False,
+    validation: Mapping[TaskId, Items] = MappingProxyType({}),
 ) -> BenchReport:
-    """Measure every policy on every task, and compare each further policy with the first."""
+    """Measure every policy on every task, and compare each further policy with the first.
+
+    On the items of `validation`, which must not be among those of `found`, CCT's temperature is fitted.
+    """
     policies: list[PolicyReport] = []
     answers: list[tuple[str, _Answers]] = []
     for policy in answered:
@@ -70,6 +79,7 @@ def bench_report(
                 taxonomy,
                 settings,
                 compat=compat,
+                temperature=_temperature(validation.get(task), policy.validation, taxonomy),
             )
             for task, items in found.items()
         }
@@ -100,6 +110,16 @@ def bench_report(
         comparability=comparability(released=released, limited=settings.items.limit is not None, compat=compat),
         judge=judge,
     )
+
+
+def _temperature(found: Items | None, responses: Sequence[Response], taxonomy: Taxonomy) -> float | None:
+    """The temperature that fits the responses to validation items of a task; None where there are none."""
+    if found is None or not found.items or not responses:
+        return None
+    names = {item.id for item in found.items}
+    own = [response for response in responses if response.item in names]
+    answers = columns_of(found.items, own, taxonomy)
+    return None if answers is None else fitted_temperature(own, answers)
 
 
 def counts(tally: Tally) -> dict[str, Any]:

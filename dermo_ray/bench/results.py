@@ -115,8 +115,12 @@ def task_report(
     settings: BenchSettings,
     *,
     compat: bool = False,
+    temperature: float | None = None,
 ) -> tuple[TaskReport, dict[Method, Columns]]:
-    """Measure the responses to items of one task; also gives each method's columns, to compare policies by."""
+    """Measure the responses to items of one task; also gives each method's columns, to compare policies by.
+
+    `temperature` is that which was fitted for CCT's adaptation.
+    """
     bootstrap = Bootstrap(settings.resamples, settings.items.seed)
     task = TASKS[items[0].task]
     # a method that nothing was answered by is wrong everywhere, not absent
@@ -135,7 +139,9 @@ def task_report(
         "items": len(items),
         "methods": measures,
         "differences": differences(answers, measures, bootstrap),
-        "adapted": adapted(by_method["cct"], answers["cct"], settings.cct, bootstrap) if "cct" in answers else None,
+        "adapted": adapted(by_method["cct"], answers["cct"], settings.cct, bootstrap, temperature)
+        if "cct" in answers
+        else None,
     }
     if task.scoring == "judge":
         report["scores"] = {

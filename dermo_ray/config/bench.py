@@ -136,6 +136,9 @@ class BenchSettings(AskingSettings):
             raise ValueError("methods needs greedy: it is what published figures are, and what others compare with")
         if self.cct.stop != "never":
             raise ValueError("cct.stop must stay never here: cct_early is CCT that stops, and bench.early says how")
+        fit = self.cct.adaptation.fit
+        if fit is not None and (self.items.prepared is None or fit == self.items.split):
+            raise ValueError("cct.adaptation.fit needs items.prepared, and another split than items.split")
         local = any(policy.endpoint is None for policy in self.policies)
         if local and max(self.max_tokens.choice, self.max_tokens.open) >= self.engine.max_model_len:
             raise ValueError("max_tokens must leave room for the prompt within engine.max_model_len")
