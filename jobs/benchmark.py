@@ -198,6 +198,5 @@ def _print(report: BenchReport) -> None:
                 )
         rich.print(shown)
         for reason, count in policy.counts["failed"].items():
-            print(
-                f"{policy.name}: {count:,} without an answer, counted as wrong ({reason}: {policy.counts['said'][reason]})"
-            )
+            words = policy.counts["said"][reason]
+            print(f"{policy.name}: {count:,} without an answer, counted as wrong ({reason}: {words})")

@@ -134,6 +134,42 @@ def test_every_further_policy_is_compared_with_the_first(tmp_path):
     assert comparison.tasks["t2.1"].difference.mean == 0.5
 
 
+def test_tasks_that_share_images_are_resampled_together(tmp_path):
+    """A second task with the same answers about the same lesions adds no certainty."""
+    items = [
+        choice_item(f"{lesion}", task=task, right=lesion % 2, group=f"lesion {lesion}")
+        for task in ("t2.1", "t2.2")
+        for lesion in range(60)
+    ]
+    said = [response(item, lettered(0)) for item in items]
+    (policy,) = report(tmp_path, items, said, resamples=4000).policies
+    macro, single = policy.macro["in-distribution diagnosis (t2.1 to t2.3)"], policy.tasks["t2.1"].intervals["accuracy"]
+    assert macro.mean == 0.5
+    assert macro.high - macro.low == pytest.approx(single.high - single.low, rel=0.1)
+
+
+def test_scores_of_open_tasks_are_compared_on_the_items_that_both_have(tmp_path):
+    items = [open_item(str(n), task) for task in ("t1.1", "t3.2") for n in range(6)]
+    right, wrong = items[0].reference, "<reasoning>Nothing.</reasoning><final_diagnosis>Scabies</final_diagnosis>"
+    worse = [response(item, right if n % 2 else wrong) for n, item in enumerate(items)]
+    better = [response(item, right) for item in items]
+    made = report(tmp_path, items, worse, better)
+    (comparison,) = made.comparisons
+    assert comparison.scores.keys() == {"t1.1", "t3.2"}
+    for task, found_ in comparison.scores.items():
+        means = [policy.tasks[task].scores["greedy"].score.mean for policy in made.policies]
+        assert (found_.items, found_.mcnemar) == (6, None)
+        assert found_.difference.mean == pytest.approx(means[1] - means[0])
+        assert found_.difference.low > 0
+    assert "t1.1 open description, score of 100" in bench_page(made, {"first": [], "second": []})
+    # an answer that the judge gave no verdict on counts on neither side
+    pairs = [pair for given in (worse, better) for pair in open_answers(items, given)]
+    judged = {**judge_offline(pairs, TREE), open_answers(items[:1], worse)[0].answer: None}
+    answered = [Answered(name, "here", "f", given, Tally()) for name, given in (("a", worse), ("b", better))]
+    again = bench_report(found(items), answered, judged, None, settings(tmp_path, methods=["greedy"]), TREE)
+    assert again.comparisons[0].scores["t1.1"].items == 3
+
+
 def test_adaptation_is_reported_beside_plain_cct_where_it_is_asked_for(tmp_path):
     items = [choice_item(str(n)) for n in range(20)]
     given = []

@@ -95,7 +95,7 @@ def test_a_training_prior_that_can_not_be_had_is_told_in_one_line(tmp_path: Path
         AdaptationSettings(trained_on=tmp_path, training_prior={"a": 1})
     with pytest.raises(ValidationError, match="above 0"):
         AdaptationSettings(training_prior={"a": 0})
-    with pytest.raises(ValidationError, match="leave adaptation.temperature out"):
+    with pytest.raises(ValidationError, match="leave adaptation"):
         AdaptationSettings(fit="val", temperature=2)
 
 

@@ -9,7 +9,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dermo_ray.bench.statistics import Interval, Labels, bootstrap_mean, bootstrap_statistic, macro_mean
+from dermo_ray.bench.statistics import (
+    Interval,
+    Labels,
+    bootstrap_mean,
+    interval,
+    macro_mean,
+    resampled_class_means,
+)
 from dermo_ray.records import Record
 
 
@@ -66,8 +73,8 @@ def macro_average(
     seed: int = 0,
 ) -> Interval:
     """The mean over the names of each one's mean of `values` [n], whatever their sizes."""
-    codes = np.unique(np.asarray(names), return_inverse=True)[1]
-    return bootstrap_statistic([values, codes], macro_mean, groups=groups, resamples=resamples, seed=seed)
+    means = resampled_class_means(values, names, groups=groups, resamples=resamples, seed=seed)
+    return interval(macro_mean(values, names), np.nanmean(means, axis=1))
 
 
 def by_class(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from pydantic import Field
 
 from dermo_ray.bench.columns import group_of
 from dermo_ray.bench.judges import Judgement, JudgeReport, OpenAnswer, OpenTask, compare_offline, judge
@@ -38,6 +39,8 @@ class OpenScore(Record):
     items: int
     unjudged: int
     """Answers without a verdict, which have no score."""
+    of_items: dict[str, float] = Field(default={})
+    """The score of each item that has one, by which two policies are compared."""
 
 
 class OpenPair(NamedTuple):
@@ -104,4 +107,5 @@ def open_score(
         parts={part: float(np.mean(values)) for part, values in parts.items()},
         items=len(found),
         unjudged=len(pairs) - len(found),
+        of_items={item.id: judgement.score for item, judgement in found},
     )

@@ -80,12 +80,14 @@ class PolicyReport(Record):
 
 
 class PolicyComparison(Record):
-    """Two policies on the same questions, by one method."""
+    """Two policies on the same questions, by one method: right answers, and scores of open tasks."""
 
     before: str
     after: str
     method: Method
     tasks: dict[TaskId, PairedComparison]
+    scores: dict[TaskId, PairedComparison] = Field(default={})
+    """Of open tasks, from 0 to 100, on the items that both have a score of."""
 
 
 class BenchReport(Record):

@@ -11,7 +11,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from dermo_ray.bench.calibration import calibration
 from dermo_ray.bench.columns import Columns
@@ -66,7 +65,7 @@ def adapted(
 ) -> Adapted | None:
     """The adapted answers of a task; None where nothing is to be adapted.
 
-    A `temperature` that was fitted takes the place of that of the settings. Raises `UserError` as `training_counts` does.
+    A `temperature` that was fitted takes the place of the settings'. Raises `UserError` as `training_counts` does.
     """
     if config.adaptation == AdaptationSettings() or answers.items[0].task not in STREAMED:
         return None
@@ -81,7 +80,9 @@ def adapted(
     rows = [row for stream in streams.values() for row in stream]
     if not rows:
         return None
-    plain, corrected, priors = [], [], {}
+    plain: list[CCTResult] = []
+    corrected: list[CCTResult] = []
+    priors: dict[str, dict[str, float]] = {}
     for name, stream in streams.items():
         results = [_result(steps[answers.items[row].id]) for row in stream]
         found = adapt(results, config, _training_prior(answers.items[stream[0]].task, results, config.adaptation))
@@ -105,7 +106,7 @@ def adapted(
 
     return Adapted(
         accuracy=compare_paired(right[0], right[1], **shared),
-        confidence=(_mean(sure[0]), _mean(sure[1])),
+        confidence=(float(sure[0].mean()), float(sure[1].mean())),
         calibration_error=BeforeAndAfter(before=error(0), after=error(1)),
         selective_accuracy=BeforeAndAfter(before=surest(0), after=surest(1)),
         temperature=config.adaptation.temperature,
@@ -166,10 +167,6 @@ def _training_prior(
 def _stream(item: BenchItem) -> str:
     fact = {"t1.3": item.facts.concept, "t2.4": item.facts.subset}.get(item.task)
     return fact or _WHOLE
-
-
-def _mean(values: ArrayLike) -> float:
-    return float(np.mean(values))
 
 
 def _result(step: Step) -> CCTResult:
