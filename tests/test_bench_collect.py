@@ -1,6 +1,7 @@
 """Answers are kept: an evaluation that was cut off goes on, and nothing is asked twice or taken for something else."""
 
 import asyncio
+import json
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -109,6 +110,18 @@ def test_a_response_is_kept_under_all_that_it_depends_on(tmp_path):
     assert greedy == key(item, "greedy", "weights", settings(tmp_path, cct={"alpha": 2}), compat=False)
     adapted = settings(tmp_path, cct={"adaptation": {"prior_shift": True}})
     assert key(item, "cct", "weights", adapted, compat=False) == same
+
+
+def test_diagnoses_that_were_read_by_another_tree_are_asked_for_again(tmp_path):
+    own = [tmp_path / name for name in ("a.yaml", "copy.yaml", "b.yaml")]
+    for path, synonyms in zip(own, ([], [], ["Black Cancer"]), strict=True):
+        path.write_text(json.dumps({"Neoplasms": {"Malignant": {"Melanoma": synonyms}}}))
+    trees = [settings(tmp_path, items={"prepared": tmp_path, "taxonomy": path}) for path in (None, *own)]
+    keys = [key(open_item(), "cct", "weights", config, compat=False) for config in trees]
+    assert len(set(keys)) == 3
+    assert keys[1] == keys[2]
+    # options are in the question: what they mean does not hang on a tree
+    assert len({key(choice_item("0"), "cct", "weights", config, compat=False) for config in trees}) == 1
 
 
 def test_other_weights_have_another_fingerprint(tmp_path):

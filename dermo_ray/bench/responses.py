@@ -1,8 +1,8 @@
 """What a policy answered to an item by one method, and what it cost; one record a response, kept as JSON.
 
 Invariants: a response holds all that scoring needs, so that figures are made again without asking; its key covers all
-that it depends on (question, pixels, weights, method and seed), so that a kept response is never that of another
-question.
+that it depends on (question, pixels, weights, method, seed, and the tree that diagnoses are read by), so that a kept
+response is never that of another question.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ from dermo_ray.bench.tasks import TASKS, Answer, BenchItem, TaskId
 from dermo_ray.checkpoints import file_sha256
 from dermo_ray.config.bench import BenchSettings, Method
 from dermo_ray.records import Record
+from dermo_ray.taxonomy import Taxonomy
 
 FORMAT = 1
 """Part of every key: raised where responses come to mean something else."""
@@ -102,6 +103,8 @@ def key(item: BenchItem, method: Method, policy: str, settings: BenchSettings, *
     }
     if settings.max_pixels is not None:
         depends_on["max_pixels"] = settings.max_pixels
+    if TASKS[item.task].axis == "reasoning":
+        depends_on["taxonomy"] = _tree_hash(settings.items.taxonomy)
     if method != "greedy":
         depends_on["cct"] = settings.cct.model_dump(mode="json", exclude={"adaptation"})
     if method == "cct_early":
@@ -127,6 +130,13 @@ def _image_hash(path: str) -> str:
         return file_hash(path)
     except OSError:
         return "unreadable"
+
+
+@lru_cache(maxsize=8)
+def _tree_hash(path: Path | None) -> str:
+    """The hash of a tree's content, wherever its file is."""
+    leaves = Taxonomy.load(path).leaves
+    return _digest({"leaves": [[leaf.label, leaf.path, leaf.synonyms] for leaf in leaves]})
 
 
 def weights_hash(folders: Sequence[Path], facts: Mapping[str, Any]) -> str:
