@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 class Examiner:
     """A Ray actor's class; its methods run side by side on the actor's event loop."""
 
-    def __init__(self, model: ModelSettings, lora_rank: int | None, settings: BenchSettings, compat: bool) -> None:
+    def __init__(self, model: ModelSettings, lora_rank: int | None, settings: BenchSettings) -> None:
         self._model, self._lora_rank = model, lora_rank
-        self._settings, self._compat = settings, compat
+        self._settings = settings
         self._engine: Engine | None = None
         self._texts: dict[int, str] = {}
         """What single tokens spell."""
@@ -62,7 +62,7 @@ class Examiner:
     async def answer(self, item: BenchItem, method: Method) -> Response:
         """Answer an item. Raises `AskFailed` where its images can't be read, or are too much for the engine."""
         images = await asyncio.to_thread(read_images, item.images, self._settings.max_pixels)
-        return await respond(self.sample, item, images, method, self._settings, self._taxonomy, compat=self._compat)
+        return await respond(self.sample, item, images, method, self._settings, self._taxonomy)
 
     async def sample(
         self, image: Image.Image, prompt: Asked, *, temperature: float, seed: int, top_logprobs: int
@@ -113,14 +113,14 @@ def as_sample(engine: Engine, prompt_ids: Sequence[int], completion: Sampled, te
 
 @asynccontextmanager
 async def pool_policy(
-    model: ModelSettings, adapter: Adapter | None, lora_rank: int | None, settings: BenchSettings, *, compat: bool
+    model: ModelSettings, adapter: Adapter | None, lora_rank: int | None, settings: BenchSettings
 ) -> AsyncIterator[Respond]:
     """Engines with these weights, on the Ray cluster that is connected."""
     pool = ray_pool(
         "benchmark",
         settings.pool,
         Examiner,
-        (model, lora_rank, settings, compat),
+        (model, lora_rank, settings),
         worker_environment(settings.pool),
         start_timeout=settings.engine.start_timeout,
         farewell="close",

@@ -84,7 +84,7 @@ async def measure(run: Path, prepared: Path) -> dict[str, object]:
     if len(found) < needed:
         raise SystemExit(f"{prepared} has {len(found)} held-out items, {needed} are needed")
     chunks = iter([found[start : start + ITEMS] for start in range(0, needed, ITEMS)])
-    sampler = Sampler(checkpoint.model, checkpoint.lora_rank, settings, compat=False)
+    sampler = Sampler(checkpoint.model, checkpoint.lora_rank, settings)
     await sampler.start(Adapter.at(checkpoint.adapter, checkpoint.version))
     try:
         await raw(sampler, next(chunks), settings)  # the first of each warms up

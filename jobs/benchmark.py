@@ -47,6 +47,8 @@ class Asked:
     answered: list[Answered]
     validation: dict[TaskId, Items]
     """What CCT's temperature is fitted on; empty where none is."""
+    missing: dict[str, str]
+    """Tasks and files of data sets that there is no item of, with the reason."""
 
 
 def run(settings: BenchSettings, *, compat: bool = False) -> BenchReport:
@@ -56,7 +58,7 @@ def run(settings: BenchSettings, *, compat: bool = False) -> BenchReport:
     known.
     """
     taxonomy = Taxonomy.load(settings.items.taxonomy)
-    asked = ask(settings, taxonomy, compat=compat)
+    asked = ask(settings, taxonomy)
     items = [item for found in asked.items.values() for item in found.items]
     judgements, judging = _judge(items, asked.answered, settings, taxonomy)
     settings.out.mkdir(parents=True, exist_ok=True)
@@ -69,6 +71,7 @@ def run(settings: BenchSettings, *, compat: bool = False) -> BenchReport:
         taxonomy,
         compat=compat,
         validation=asked.validation,
+        missing=asked.missing,
     )
     with staged_file(settings.out / RESULT) as aside:
         aside.write_text(report.model_dump_json(indent=2), encoding="utf-8")
@@ -81,11 +84,13 @@ def run(settings: BenchSettings, *, compat: bool = False) -> BenchReport:
     return report
 
 
-def ask(settings: BenchSettings, taxonomy: Taxonomy, *, compat: bool = False) -> Asked:
+def ask(settings: BenchSettings, taxonomy: Taxonomy) -> Asked:
     """Load the items and ask every policy what the cache lacks. Raises `UserError` as `run` does."""
     checkpoints = [checkpoint_of(policy) for policy in settings.policies]
     training_counts(settings.cct.adaptation)  # said now what would be found out after the last answer
-    found = load_items(settings.items, settings.tasks, taxonomy)
+    found, missing = load_items(settings.items, settings.tasks, taxonomy)
+    for name, reason in missing.items():
+        print(f"not asked: {name}: {reason}", flush=True)
     items = [item for task in found.values() for item in task.items]
     validation = _validation(settings, {item.id for item in items}, taxonomy)
     local = any(checkpoint is not None for checkpoint in checkpoints)
@@ -95,14 +100,14 @@ def ask(settings: BenchSettings, taxonomy: Taxonomy, *, compat: bool = False) ->
             require({"pool": settings.pool})
         for policy, checkpoint in zip(settings.policies, checkpoints, strict=True):
             key_of_weights = fingerprint(policy, checkpoint)
-            collected = _ask(policy, checkpoint, key_of_weights, items, settings, taxonomy, compat)
+            collected = _ask(policy, checkpoint, key_of_weights, items, settings, taxonomy)
             fitted: list[Response] = []
             if held_back := [item for task in validation.values() for item in task.items]:
                 by_cct = settings.model_copy(update={"methods": ("cct",)})
-                fitted = _ask(policy, checkpoint, key_of_weights, held_back, by_cct, taxonomy, compat).responses
+                fitted = _ask(policy, checkpoint, key_of_weights, held_back, by_cct, taxonomy).responses
             place = where(policy, checkpoint)
             answered.append(Answered(policy.name, place, key_of_weights, collected.responses, collected, fitted))
-    return Asked(found, answered, validation)
+    return Asked(found, answered, validation, missing)
 
 
 def _validation(settings: BenchSettings, asked: Container[str], taxonomy: Taxonomy) -> dict[TaskId, Items]:
@@ -110,7 +115,7 @@ def _validation(settings: BenchSettings, asked: Container[str], taxonomy: Taxono
     split, tasks = settings.cct.adaptation.fit, [task for task in settings.tasks if task in STREAMED]
     if split is None or "cct" not in settings.methods or not tasks:
         return {}
-    found = load_items(settings.items.model_copy(update={"split": split}), tasks, taxonomy)
+    found = load_items(settings.items.model_copy(update={"split": split}), tasks, taxonomy).items
     return {
         task: Items([item for item in items.items if item.id not in asked], items.left_out)
         for task, items in found.items()
@@ -124,15 +129,14 @@ def _ask(
     items: Sequence[BenchItem],
     settings: BenchSettings,
     taxonomy: Taxonomy,
-    compat: bool,
 ) -> Collected:
     """What one policy answers."""
     answering: Callable[[], AbstractAsyncContextManager[Respond]]
     if checkpoint is None:
-        answering = partial(endpoint_policy, policy, settings, taxonomy, compat=compat)
+        answering = partial(endpoint_policy, policy, settings, taxonomy)
     else:
         adapter = None if checkpoint.adapter is None else Adapter.at(checkpoint.adapter, checkpoint.version)
-        answering = partial(pool_policy, checkpoint.model, adapter, checkpoint.lora_rank, settings, compat=compat)
+        answering = partial(pool_policy, checkpoint.model, adapter, checkpoint.lora_rank, settings)
     total = len(questions(items, settings))
     with (
         progress_bar(total, policy.name, " answers") as bar,
@@ -144,7 +148,7 @@ def _ask(
             bar.set_postfix_str(f"{done.cached} kept, {done.failed.total()} failed", refresh=False)
             bar.update(counted - bar.n)
 
-        return asyncio.run(collect(items, policy, key_of_weights, answering, cache, settings, progress, compat=compat))
+        return asyncio.run(collect(items, policy, key_of_weights, answering, cache, settings, progress))
 
 
 def _judge(

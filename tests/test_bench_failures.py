@@ -44,7 +44,7 @@ class FakeEngine:
 
 
 def examined(folder: Path, item: BenchItem, **values: Any) -> Any:
-    examiner = Examiner(None, None, settings(folder, **values), compat=False)  # type: ignore[arg-type]
+    examiner = Examiner(None, None, settings(folder, **values))  # type: ignore[arg-type]
     examiner._engine = FakeEngine()  # type: ignore[assignment]
     return asyncio.run(examiner.answer(item, "greedy"))
 
@@ -59,7 +59,7 @@ def test_an_image_that_can_not_be_read_fails_its_item_on_an_engine_and_on_a_serv
         with openai_stub.serving(lambda body, count: openai_stub.completion("A")) as server:
             policy = {"name": "policy", "endpoint": {"base_url": server.base_url, "model": "m"}}
             config = settings(tmp_path, policies=[policy])
-            async with endpoint_policy(config.policies[0], config, Taxonomy.load(), compat=False) as respond:
+            async with endpoint_policy(config.policies[0], config, Taxonomy.load()) as respond:
                 await respond(item, "greedy")
 
     with pytest.raises(AskFailed, match="unreadable_image"):
@@ -86,13 +86,13 @@ def test_images_are_scaled_down_to_the_limit_and_answers_kept_under_it(tmp_path:
     assert small.size == (200, 50)
     assert read_images((str(path),), 40_000)[0].size == (400, 100)
     item = choice_item("0", images=(str(path),))
-    keys = {key(item, "greedy", "w", settings(tmp_path, max_pixels=n), compat=False) for n in (None, 10_000, 20_000)}
+    keys = {key(item, "greedy", "w", settings(tmp_path, max_pixels=n)) for n in (None, 10_000, 20_000)}
     assert len(keys) == 3
 
 
 def test_an_image_that_is_gone_does_not_keep_an_evaluation_from_starting(tmp_path: Path) -> None:
     item = choice_item("0", images=(str(tmp_path / "gone.png"),))
-    assert key(item, "greedy", "w", settings(tmp_path), compat=False)
+    assert key(item, "greedy", "w", settings(tmp_path))
 
 
 def test_a_failure_comes_back_from_another_process_as_it_was() -> None:

@@ -63,10 +63,12 @@ def bench_report(
     *,
     compat: bool = False,
     validation: Mapping[TaskId, Items] = MappingProxyType({}),
+    missing: Mapping[str, str] = MappingProxyType({}),
 ) -> BenchReport:
     """Measure every policy on every task, and compare each further policy with the first.
 
-    On the items of `validation`, which must not be among those of `found`, CCT's temperature is fitted.
+    On the items of `validation`, which must not be among those of `found`, CCT's temperature is fitted. `missing` says
+    why tasks and data sets that were asked for have no item.
     """
     policies: list[PolicyReport] = []
     answers: list[_Answers] = []
@@ -82,6 +84,8 @@ def bench_report(
                 taxonomy,
                 settings,
                 compat=compat,
+                # of a sample it isn't known which rows of it were left out
+                left_out=sum(items.left_out.values()) if settings.items.limit is None else 0,
                 temperature=_temperature(validation.get(task), policy.validation, taxonomy),
             )
             for task, items in found.items()
@@ -110,7 +114,10 @@ def bench_report(
         policies=policies,
         comparisons=comparisons(answers, policies, found, settings),
         published=published(),
-        comparability=comparability(released=released, limited=settings.items.limit is not None, compat=compat),
+        missing=dict(missing),
+        comparability=comparability(
+            released=released, limited=settings.items.limit is not None, compat=compat, missing=tuple(missing)
+        ),
         judge=judge,
     )
 

@@ -218,4 +218,4 @@ def limited(found: Items, limit: int | None, seed: int) -> Items:
     for item in found.items:
         places.setdefault(item.facts.subset, []).append(item.id)
     kept = {name for ids in places.values() for name in sorted(ids, key=lambda i: uniform(f"{seed}/{i}"))[:limit]}
-    return Items([item for item in found.items if item.id in kept], found.left_out)
+    return Items([item for item in found.items if item.id in kept], found.left_out, found.absent)

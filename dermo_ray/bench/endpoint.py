@@ -31,7 +31,7 @@ _ROLES = {"human": "user", "gpt": "assistant"}
 
 @asynccontextmanager
 async def endpoint_policy(
-    policy: PolicySettings, settings: BenchSettings, taxonomy: Taxonomy, *, compat: bool
+    policy: PolicySettings, settings: BenchSettings, taxonomy: Taxonomy
 ) -> AsyncIterator[Respond]:
     """The server of `policy.endpoint`, which must be set. Raises `UserError` where the environment lacks its key."""
     endpoint = policy.endpoint
@@ -47,7 +47,7 @@ async def endpoint_policy(
 
         async def answer(item: BenchItem, method: Method) -> Response:
             images = await asyncio.to_thread(read_images, item.images, settings.max_pixels)
-            return await respond(sample, item, images, method, settings, taxonomy, compat=compat)
+            return await respond(sample, item, images, method, settings, taxonomy)
 
         yield answer
 

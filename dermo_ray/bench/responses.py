@@ -86,7 +86,7 @@ def methods_of(task: TaskId, settings: BenchSettings) -> tuple[Method, ...]:
     return ("greedy",) if task in ("t1.1", "t1.2") else settings.methods
 
 
-def key(item: BenchItem, method: Method, policy: str, settings: BenchSettings, *, compat: bool) -> str:
+def key(item: BenchItem, method: Method, policy: str, settings: BenchSettings) -> str:
     """What a response is kept under; `policy` is a fingerprint of the weights, or of a server and its model's name."""
     depends_on: dict[str, Any] = {
         "format": FORMAT,
@@ -99,7 +99,6 @@ def key(item: BenchItem, method: Method, policy: str, settings: BenchSettings, *
         "instruct": settings.instruct,
         "max_tokens": settings.max_tokens.choice if item.questions[0].options else settings.max_tokens.open,
         "seed": settings.items.seed,
-        "compat": compat and TASKS[item.task].scoring == "walk",  # rules of correction decide what is asked next
     }
     if settings.max_pixels is not None:
         depends_on["max_pixels"] = settings.max_pixels

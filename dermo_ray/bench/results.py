@@ -101,6 +101,8 @@ class BenchReport(Record):
     items: dict[TaskId, int]
     left_out: dict[TaskId, dict[str, int]]
     """Rows that gave no item, by reason."""
+    missing: dict[str, str]
+    """Tasks, and files of a task's data sets, that were asked for and gave no item, with the reason."""
     policies: list[PolicyReport]
     comparisons: list[PolicyComparison]
     published: PublishedTable
@@ -118,10 +120,12 @@ def task_report(
     *,
     compat: bool = False,
     temperature: float | None = None,
+    left_out: int = 0,
 ) -> tuple[TaskReport, dict[Method, Columns]]:
     """Measure the responses to items of one task; also gives each method's columns, to compare policies by.
 
-    `temperature` is that which was fitted for CCT's adaptation.
+    `temperature` is that which was fitted for CCT's adaptation; `left_out` are rows that gave no item, which `compat`
+    counts as walks.
     """
     bootstrap = Bootstrap(settings.resamples, settings.items.seed)
     task = TASKS[items[0].task]
@@ -157,7 +161,7 @@ def task_report(
         report["greedy"] = aggregate(items, score_all(items, texts))
         report["intervals"] = intervals(report["greedy"], greedy, bootstrap)
         if compat:
-            report["compat"] = aggregate(items, score_all(items, texts, compat=True), compat=True)
+            report["compat"] = aggregate(items, score_all(items, texts, compat=True), compat=True, left_out=left_out)
     report["by"] = {method: tables(column, bootstrap) for method, column in answers.items()}
     if any(item.facts.skin_tone for item in items):
         report["fairness"] = {method: fairness_of(column, bootstrap) for method, column in answers.items()}

@@ -83,8 +83,13 @@ def score_all(items: Sequence[BenchItem], answers: Iterable[Answer], *, compat: 
     return [score(item, by_item.get(item.id), compat=compat) for item in items]
 
 
-def aggregate(items: Sequence[BenchItem], scored: Sequence[Scored], *, compat: bool = False) -> TaskResult:
+def aggregate(
+    items: Sequence[BenchItem], scored: Sequence[Scored], *, compat: bool = False, left_out: int = 0
+) -> TaskResult:
     """The measures of one task, from its items and their scores in the same order.
+
+    `left_out` are the rows that gave no item: with `compat` they are cases of a walk nevertheless, without a wrong step
+    and without being free of one, as the authors divide by all rows of their file.
 
     Raises `ValueError` for no items, items of several tasks, or scores of other items.
     """
@@ -109,9 +114,13 @@ def aggregate(items: Sequence[BenchItem], scored: Sequence[Scored], *, compat: b
         measures["gap"] = max(accuracies.values()) - min(accuracies.values()) if len(accuracies) > 1 else None
     if task.scoring == "walk" and kept:
         wrong = [verdict.right.count(False) for _, verdict in kept]
+        cases = len(kept) + (left_out if compat else 0)
         measures["step_accuracy"] = sum(flat) / len(flat)
-        measures["avg_corrections"] = sum(wrong) / len(kept)
-        measures["pct_zero_correction"] = wrong.count(0) / len(kept)
+        measures["avg_corrections"] = sum(wrong) / cases
+        measures["pct_zero_correction"] = wrong.count(0) / cases
+    if task.id == "t1.3" and compat and kept:
+        said = [verdict.extracted[0] or "" for _, verdict in kept]
+        measures["macro_f1"] = authors.macro_f1([item.reference[:1] for item, _ in kept], said)
     return TaskResult(
         task=task.id,
         metric=task.metric,
