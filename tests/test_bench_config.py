@@ -25,6 +25,8 @@ ENDPOINT = {"base_url": "http://localhost:1/v1", "model": "m"}
         ({"items": {"prepared": "a", "skin_tones": "c"}}, "skin_tones belongs to release"),
         ({"items": {"release": "b", "images": "i", "sources": ["ddi"]}}, "sources belongs to prepared"),
         ({"methods": ["cct"]}, "methods needs greedy"),
+        ({"methods": ["greedy", "cct"]}, "methods needs majority beside cct"),
+        ({"methods": ["greedy", "cct_early"]}, "methods needs majority beside cct"),
         ({"cct": {"stop": "certain"}}, "cct.stop must stay never"),
         ({"policies": [{"name": "p", "run": "r"}], "engine": {"max_model_len": 256}}, "room for the prompt"),
     ],

@@ -33,7 +33,8 @@ def report(tmp_path, items, *policies, compat: bool = False, **values) -> BenchR
         for name, given in zip(("first", "second"), policies, strict=False)
     ]
     pairs = [pair for given in (*policies, []) for pair in open_answers(items, given)]
-    methods = list(dict.fromkeys(["greedy", *(made.method for given in policies for made in given)]))
+    said = {made.method for given in policies for made in given}
+    methods = ["greedy", *(["majority"] if said - {"greedy"} else []), *sorted(said - {"greedy", "majority"})]
     return bench_report(
         found(items),
         answered,
@@ -54,6 +55,7 @@ def test_methods_are_measured_and_compared_on_the_same_questions(tmp_path):
     task = policy.tasks["t2.1"]
     assert {name: m.accuracy.mean for name, m in task.methods.items()} == {
         "greedy": 0.25,
+        "majority": 0.0,  # nothing was answered by it
         "cct": 0.75,
         "cct_early": 0.75,
     }
@@ -61,7 +63,9 @@ def test_methods_are_measured_and_compared_on_the_same_questions(tmp_path):
     assert task.methods["cct"].calibration.ece["equal_width"].mean == pytest.approx(0.15)
     cost = task.methods["cct"].cost
     assert (cost.completion_tokens, cost.prompt_tokens, cost.rollouts, cost.seconds_median) == (80, 800, 8, 0.5)
-    gain, stopping = task.differences
+    pairs = {(pair.before, pair.after): pair for pair in task.differences}
+    assert pairs.keys() >= {("greedy", "cct_early"), ("majority", "cct_early"), ("majority", "cct")}
+    gain, stopping = pairs["greedy", "cct"], pairs["cct", "cct_early"]
     assert (gain.before, gain.after, gain.comparison.difference.mean) == ("greedy", "cct", 0.5)
     assert (gain.comparison.mcnemar.only_before, gain.comparison.mcnemar.only_after) == (0, 4)
     assert (stopping.after, stopping.tokens_saved, stopping.comparison.difference.mean) == ("cct_early", 0.5, 0.0)
@@ -193,6 +197,7 @@ def test_confusion_follows_the_tree_and_keeps_answers_outside_it():
     row = found_matrix.counts[found_matrix.names.index("Melanoma")]
     assert sum(row) == 2
     assert (row[found_matrix.names.index("Blue Nevus")], row[-1]) == (1, 1)
+    assert found_matrix.outside == {"nonsense": 1}
     assert confusion(["nonsense"], ["Melanoma"], TREE) is None
 
 

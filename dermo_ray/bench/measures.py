@@ -31,6 +31,8 @@ PAIRS: tuple[tuple[Method, Method], ...] = (
     ("greedy", "cct"),
     ("majority", "cct"),
     ("greedy", "majority"),
+    ("greedy", "cct_early"),
+    ("majority", "cct_early"),
     ("cct", "cct_early"),
 )
 """Which methods are set side by side: before, after."""

@@ -134,6 +134,8 @@ class BenchSettings(AskingSettings):
             raise ValueError("tasks and methods each need at least one entry")
         if "greedy" not in self.methods:
             raise ValueError("methods needs greedy: it is what published figures are, and what others compare with")
+        if "majority" not in self.methods and not {"cct", "cct_early"}.isdisjoint(self.methods):
+            raise ValueError("methods needs majority beside cct: a plain vote at equal cost is what CCT is measured by")
         if self.cct.stop != "never":
             raise ValueError("cct.stop must stay never here: cct_early is CCT that stops, and bench.early says how")
         fit = self.cct.adaptation.fit

@@ -1,8 +1,8 @@
 """Multiple choice: the options in a question, and the one that an answer names.
 
 An answer names an option by its letter or by its whole text, never by a part of it: "Melanoma in situ" does not name
-"Melanoma". It is looked for in three places: after the last "answer is" or "I choose", in the first line and in the last
-one, there also in quotes, and as a letter in brackets at the end.
+"Melanoma". It is looked for in three places: after the last "answer is" or "I choose", in the first line and in the
+last one, there also in quotes, and as a letter in brackets at the end.
 
 Invariants: an answer that names two options names none; reading takes time linear in the answer's length.
 """
