@@ -21,14 +21,15 @@ from dermo_ray.bench.judges import JudgeReport, estimate
 from dermo_ray.bench.judging import Judgements, OpenPair, for_judge, judge_all, judge_offline, open_answers
 from dermo_ray.bench.load import load_items
 from dermo_ray.bench.responses import Response
-from dermo_ray.bench.results import BenchReport
+from dermo_ray.bench.results import BenchReport, TaskReport
 from dermo_ray.bench.stream import STREAMED, training_counts
 from dermo_ray.bench.tasks import BenchItem, Items, TaskId
-from dermo_ray.config.bench import BenchSettings, PolicySettings
+from dermo_ray.config.bench import BenchSettings, Method, PolicySettings
 from dermo_ray.config.judge import JudgeSettings
 from dermo_ray.progress import progress_bar
 from dermo_ray.report.bench import write_bench_report
 from dermo_ray.report.cases import cases
+from dermo_ray.report.figures import Figure, figures_of
 from dermo_ray.staging import staged_file
 from dermo_ray.taxonomy import Taxonomy
 from jobs.cluster import ray_session
@@ -186,21 +187,33 @@ def _ask_judge(pairs: Sequence[OpenPair], settings: JudgeSettings) -> tuple[Judg
 def _print(report: BenchReport) -> None:
     """Print every task and method."""
     for policy in report.policies:
-        shown = rich.table.Table("task", "method", "score", "95 % interval", "ECE", "tokens", title=policy.name)
+        shown = rich.table.Table(
+            "task", "method", "measure", "value", "95 % interval", "ECE", "tokens", "seconds", title=policy.name
+        )
         for name, task in policy.tasks.items():
             shown.add_section()
-            for method, measured in task.methods.items():
-                scored = task.scores.get(method)
-                value = measured.accuracy or (scored.score if scored else None)
-                shown.add_row(
-                    f"{name} {task.title}",
-                    method,
-                    "-" if value is None else f"{value.mean:.3f}",
-                    "" if value is None else f"{value.low:.3f} to {value.high:.3f}",
-                    "" if measured.calibration is None else f"{measured.calibration.ece['equal_width'].mean:.3f}",
-                    "" if measured.cost is None else f"{measured.cost.completion_tokens:,.0f}",
-                )
+            for method in task.methods:
+                for row in table_rows(task, method):
+                    shown.add_row(f"{name} {task.title}", method, *row)
         rich.print(shown)
         for reason, count in policy.counts["failed"].items():
             words = policy.counts["said"][reason]
             print(f"{policy.name}: {count:,} without an answer, counted as wrong ({reason}: {words})")
+
+
+def table_rows(task: TaskReport, method: Method) -> list[tuple[str, ...]]:
+    """What is printed of a method: one row a figure, the first with calibration error, tokens and median seconds."""
+    measured = task.methods[method]
+    error = "" if measured.calibration is None else f"{measured.calibration.ece['equal_width'].mean:.3f}"
+    cost = measured.cost
+    costs = ("", "") if cost is None else (f"{cost.completion_tokens:,.0f}", f"{cost.seconds_median:.2f}")
+    figures = figures_of(task, method) or [Figure("-", None, None)]
+    return [
+        (
+            figure.name.replace("_", " "),
+            "-" if figure.value is None else f"{figure.value:.3f}",
+            "" if figure.interval is None else f"{figure.interval.low:.3f} to {figure.interval.high:.3f}",
+            *((error, *costs) if place == 0 else ("", "", "")),
+        )
+        for place, figure in enumerate(figures)
+    ]

@@ -16,10 +16,12 @@ from dermo_ray.bench.published import published
 from dermo_ray.bench.results import BenchReport
 from dermo_ray.bench.tasks import TASKS
 from dermo_ray.config.judge import JudgeSettings
-from dermo_ray.report.bench import bench_page, headline, ours_beside
+from dermo_ray.report.bench import bench_page
 from dermo_ray.report.card import model_card
 from dermo_ray.report.cases import cases
+from dermo_ray.report.figures import figures_of, headline, ours_beside
 from dermo_ray.taxonomy import Taxonomy
+from jobs.benchmark import table_rows
 from tests import openai_stub
 from tests.bench_cases import LABELS, choice_item, found, lettered, open_item, picture, response, settings, walk_item
 
@@ -126,7 +128,13 @@ def test_compatible_scoring_stands_beside_ours(tmp_path):
     assert (task.greedy.value, task.compat.value) == (0.5, 1.0)  # the scripts take "Certainly" for C
     rows = ours_beside(found_report)
     column = list(published().columns).index("t2.1")
-    assert (rows["first"][column], rows["first, compat"][column]) == (50.0, 100.0)
+    assert (rows["first"][column].mean, rows["first, compat"][column].mean) == (50.0, 100.0)
+    assert (rows["first"][column].low, rows["first"][column].high) == (0.0, 100.0)
+    assert [(figure.name, figure.value) for figure in figures_of(task, "greedy")] == [
+        ("accuracy", 0.5),
+        ("accuracy, compat", 1.0),
+    ]
+    assert "compat <span" in bench_page(found_report, {"first": []})
 
 
 def test_every_further_policy_is_compared_with_the_first(tmp_path):
@@ -260,6 +268,58 @@ def test_the_model_card_says_research_only_and_what_does_not_compare(tmp_path):
     assert "Nothing here compares with the paper's figures" in card
     assert "accuracy 1.000 (1.000 to 1.000)" in card
     assert "worst over best" in card
+
+
+WRONG = "<reasoning>Scale.</reasoning><final_diagnosis>Psoriasis</final_diagnosis>"
+
+
+def argued(item, right: bool, method: str = "greedy"):
+    """The reference as an answer to an open item, or a wrong one, with its diagnosis as read."""
+    made = response(item, item.reference if right else WRONG, method)
+    step = made.steps[0].model_copy(update={"answer": "Melanoma" if right else "Psoriasis"})
+    return made.model_copy(update={"steps": (step,)})
+
+
+def test_a_reasoning_task_is_shown_by_its_score_and_by_the_accuracy_of_its_diagnosis(tmp_path):
+    items = [open_item(str(n)) for n in range(4)]
+    said = [argued(item, right=True) for item in items]
+    voted = [argued(item, right=False, method="cct") for item in items]
+    made = report(tmp_path, items, [*said, *voted])
+    task = made.policies[0].tasks["t3.2"]
+    assert [(f.name, f.value) for f in figures_of(task, "greedy")] == [
+        ("offline, not the paper's", 100.0),
+        ("diagnosis accuracy", 1.0),
+    ]
+    (row,) = [line for line in model_card(made).splitlines() if line.startswith("| t3.2")]
+    greedy, cct = row.split("|")[3:5]
+    assert greedy.strip() == (
+        "offline, not the paper's 100.000 (100.000 to 100.000); diagnosis accuracy 1.000 (1.000 to 1.000)"
+    )
+    assert "diagnosis accuracy 0.000" in cct
+    assert "offline, not the paper's 0.000" in cct
+    first, second = table_rows(task, "greedy")
+    assert first == ("offline, not the paper's", "100.000", "100.000 to 100.000", *first[3:])
+    assert first[4:] == ("10", "0.50")  # tokens, seconds
+    assert second == ("diagnosis accuracy", "1.000", "1.000 to 1.000", "", "", "")
+
+
+def test_parts_of_scores_classes_and_compatible_figures_have_intervals(tmp_path):
+    items = [open_item(str(n), "t3.1") for n in range(6)]
+    said = [argued(item, right=bool(n % 2)) for n, item in enumerate(items)]
+    task = report(tmp_path, items, said).policies[0].tasks["t3.1"]
+    for part in ("text", "diagnosis"):
+        found_part = task.scores["greedy"].parts[part]
+        assert found_part.low < found_part.mean < found_part.high
+    f1 = task.classes["Melanoma"].f1
+    assert f1.mean == pytest.approx(2 / 3)  # 3 of 6 found, all 3 answers right
+    assert f1.low < f1.mean < f1.high
+    fields = [choice_item(str(n), n % 3, "t1.3", concept="Streaks", group=str(n)) for n in range(30)]
+    given = [response(item, lettered(n % 2)) for n, item in enumerate(fields)]
+    theirs = report(tmp_path, fields, given, compat=True).policies[0].tasks["t1.3"]
+    assert theirs.compat_intervals.keys() == theirs.compat.measures.keys()
+    for name, shown in theirs.compat_intervals.items():
+        assert shown.mean == pytest.approx(theirs.compat.measures[name])
+        assert shown.low < shown.mean < shown.high
 
 
 def test_equal_answers_are_judged_once(tmp_path):

@@ -122,7 +122,13 @@ def test_classes_have_recall_precision_and_f1() -> None:
     table = by_class(truth, predicted)
     assert list(table) == ["eczema", "melanoma", "nevus", "psoriasis"]
     means = {
-        label: (row.items, row.predicted, row.recall and row.recall.mean, row.precision and row.precision.mean, row.f1)
+        label: (
+            row.items,
+            row.predicted,
+            row.recall and row.recall.mean,
+            row.precision and row.precision.mean,
+            row.f1.mean,
+        )
         for label, row in table.items()
     }
     assert means == {

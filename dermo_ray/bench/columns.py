@@ -62,6 +62,22 @@ def columns(items: Sequence[BenchItem], responses: Iterable[Response], taxonomy:
     )
 
 
+def compat_columns(kept: Sequence[tuple[BenchItem, Scored]]) -> Columns:
+    """The columns of greedy answers that were scored by the authors' rules; their confidence is not looked at."""
+    rows = [(item, verdict, place) for item, verdict in kept for place in range(len(verdict.right))]
+    choice = TASKS[kept[0][0].task].scoring == "choice"
+    return Columns(
+        items=[item for item, _, _ in rows],
+        places=[place for _, _, place in rows],
+        groups=np.array([group_of(item) for item, _, _ in rows]),
+        right=np.array([verdict.right[place] for _, verdict, place in rows]),
+        confidence=np.zeros(len(rows)),
+        answers=[verdict.extracted[place] for _, verdict, place in rows],
+        truth=[item.reference[:1] if choice else item.questions[place].answer or "" for item, _, place in rows],
+        abstained=np.zeros(len(rows), dtype=np.bool_),
+    )
+
+
 def group_of(item: BenchItem) -> str:
     """What an item is not independent within."""
     return item.facts.group or (item.images[0] if item.images else item.id)

@@ -6,7 +6,6 @@ Invariants: equal answers to one reference are judged once and score alike; an a
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
 from pydantic import Field
 
 from dermo_ray.bench.columns import group_of
@@ -34,8 +33,8 @@ class OpenScore(Record):
     """Only figures of one judge compare; offline ones with none of the paper's."""
     score: Interval | None
     """0 to 100; None where nothing was judged."""
-    parts: dict[Part, float]
-    """The mean of each part, 0 to 100."""
+    parts: dict[Part, Interval]
+    """The mean of each part, 0 to 100, over the answers whose reference has it."""
     items: int
     unjudged: int
     """Answers without a verdict, which have no score."""
@@ -96,15 +95,18 @@ def open_score(
     pairs = open_answers(items, responses)
     found = [(pair.item, judgement) for pair in pairs if (judgement := judgements[pair.answer]) is not None]
     scores = [judgement.score for _, judgement in found]
-    parts: dict[Part, list[float]] = {}
-    for _, judgement in found:
+    parts: dict[Part, list[tuple[float, str]]] = {}
+    for item, judgement in found:
         for part, value in judgement.parts.items():
-            parts.setdefault(part, []).append(value)
+            parts.setdefault(part, []).append((value, group_of(item)))
     groups = [group_of(item) for item, _ in found]
     return OpenScore(
         judged_by=found[0][1].method if found else "offline",
         score=bootstrap_mean(scores, groups=groups, **bootstrap._asdict()) if scores else None,
-        parts={part: float(np.mean(values)) for part, values in parts.items()},
+        parts={
+            part: bootstrap_mean([v for v, _ in rows], groups=[group for _, group in rows], **bootstrap._asdict())
+            for part, rows in parts.items()
+        },
         items=len(found),
         unjudged=len(pairs) - len(found),
         of_items={item.id: judgement.score for item, judgement in found},

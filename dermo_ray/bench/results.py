@@ -18,6 +18,7 @@ from dermo_ray.bench.measures import (
     Bootstrap,
     MethodDifference,
     MethodMeasures,
+    compat_intervals,
     differences,
     fairness_of,
     intervals,
@@ -48,6 +49,8 @@ class TaskReport(Record):
     """Of those measures."""
     compat: TaskResult | None = None
     """The same answers under the rules of the authors' scripts."""
+    compat_intervals: dict[str, Interval] = Field(default={})
+    """Of those measures that are means, and of t2.4 the accuracy on each data set."""
     scores: dict[Method, OpenScore] = Field(default={})
     """Of open tasks."""
     methods: dict[Method, MethodMeasures]
@@ -161,7 +164,9 @@ def task_report(
         report["greedy"] = aggregate(items, score_all(items, texts))
         report["intervals"] = intervals(report["greedy"], greedy, bootstrap)
         if compat:
-            report["compat"] = aggregate(items, score_all(items, texts, compat=True), compat=True, left_out=left_out)
+            verdicts = score_all(items, texts, compat=True)
+            report["compat"] = aggregate(items, verdicts, compat=True, left_out=left_out)
+            report["compat_intervals"] = compat_intervals(report["compat"], items, verdicts, bootstrap, left_out)
     report["by"] = {method: tables(column, bootstrap) for method, column in answers.items()}
     if any(item.facts.skin_tone for item in items):
         report["fairness"] = {method: fairness_of(column, bootstrap) for method, column in answers.items()}

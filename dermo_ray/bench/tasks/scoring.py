@@ -99,7 +99,7 @@ def aggregate(
         raise ValueError(f"items of one task are needed, not of {sorted({item.task for item in items})}")
     task = TASKS[items[0].task]
     pairs = list(zip(items, scored, strict=True))
-    kept = _counted_by_the_authors(pairs) if compat else pairs
+    kept = counted_by_the_authors(pairs) if compat else pairs
     flat = [right for _, verdict in kept for right in verdict.right]
     by, unknown = _tables(task, kept)
     measures: dict[str, float | None] = {
@@ -154,7 +154,7 @@ def _score_as_the_authors(item: BenchItem, text: str | None) -> Scored:
     return Scored(item=item.id, extracted=(said or None,), right=(bool(right),), faults=(fault,))
 
 
-def _counted_by_the_authors(pairs: Sequence[tuple[BenchItem, Scored]]) -> list[tuple[BenchItem, Scored]]:
+def counted_by_the_authors(pairs: Sequence[tuple[BenchItem, Scored]]) -> list[tuple[BenchItem, Scored]]:
     """Without the rows that the authors' scripts pass over."""
     kept = [(item, verdict) for item, verdict in pairs if not verdict.skipped]
     task = pairs[0][0].task
