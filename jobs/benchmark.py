@@ -63,7 +63,7 @@ def run(settings: BenchSettings, *, compat: bool = False) -> BenchReport:
     items = [item for found in asked.items.values() for item in found.items]
     judgements, judging = _judge(items, asked.answered, settings, taxonomy)
     settings.out.mkdir(parents=True, exist_ok=True)
-    report = bench_report(
+    report, answers = bench_report(
         asked.items,
         asked.answered,
         judgements,
@@ -77,7 +77,7 @@ def run(settings: BenchSettings, *, compat: bool = False) -> BenchReport:
     with staged_file(settings.out / RESULT) as aside:
         aside.write_text(report.model_dump_json(indent=2), encoding="utf-8")
     examples = {
-        policy.name: cases(asked.items, policy.responses, settings.examples, taxonomy) for policy in asked.answered
+        policy.name: cases(answers[policy.name], policy.responses, settings.examples) for policy in asked.answered
     }
     page = write_bench_report(settings.out, report, examples)
     _print(report)

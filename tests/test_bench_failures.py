@@ -14,6 +14,7 @@ from actors.examiner import Examiner, answers_of
 from actors.messages import PromptRefused, Sampled
 from actors.pool import CallFailed, PoolError
 from dermo_ray.asking.answers import AskFailed
+from dermo_ray.bench.columns import columns
 from dermo_ray.bench.endpoint import endpoint_policy
 from dermo_ray.bench.images import read_images
 from dermo_ray.bench.responses import key
@@ -22,7 +23,7 @@ from dermo_ray.errors import UserError
 from dermo_ray.report.cases import cases
 from dermo_ray.taxonomy import Taxonomy
 from tests import openai_stub
-from tests.bench_cases import choice_item, found, lettered, picture, response, settings
+from tests.bench_cases import choice_item, lettered, picture, response, settings
 
 
 def damaged(folder: Path) -> str:
@@ -129,5 +130,8 @@ def test_what_one_item_costs_the_pool_is_its_own_failure_and_what_ends_the_pool_
 
 def test_an_item_whose_image_can_not_be_read_is_no_example(tmp_path: Path) -> None:
     items = [choice_item("0", images=(damaged(tmp_path),)), choice_item("1", images=(picture(tmp_path),))]
-    shown = cases(found(items), [response(items[1], lettered(0))], 2, Taxonomy.load())
+    given = [response(items[1], lettered(0))]
+    answers = columns(items, given, Taxonomy.load())
+    assert answers is not None
+    shown = cases({"t2.1": {"greedy": answers}}, given, 2)
     assert [case.item.id for case in shown] == ["t2.1/1"]

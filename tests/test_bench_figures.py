@@ -1,10 +1,12 @@
 """The committed figures of CCT: what the benchmark asks, where it writes, and what the page says of it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks import bookkeeping
 from benchmarks.cct import command, figures, result_name, settings_for
 from benchmarks.page import SECTIONS, page
 from dermo_ray.bench.columns import Columns, columns
@@ -60,6 +62,26 @@ def test_the_page_says_what_cct_is_worth_beside_what_is_wanted() -> None:
     assert "| tokens saved by stopping early | 50% | at least 40 % |" in written
     assert "not below 0 |" in written
     assert "at least +3 points |" in written
+
+
+def test_the_page_shows_what_reporting_takes_with_one_answer_and_with_all() -> None:
+    took = {"items": 33999, "seconds": 20.0, "peak_gib": 0.5}
+    result = {"command": "c", "greedy": took | {"answers": 33999}, "all_methods": took | {"answers": 130596}}
+    written = page({"bookkeeping": result})
+    assert "| 33,999 items, one greedy answer each: 33,999 answers" in written
+    assert "| 33,999 items, all four ways of answering, as by default: 130,596 answers" in written
+    assert written.count("at most 60 s, 2 GiB |") == 2
+
+
+def test_bookkeeping_is_timed_over_the_whole_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = {name: replace(task, items=6) for name, task in bookkeeping.TASKS.items()}
+    monkeypatch.setattr(bookkeeping, "TASKS", few)
+    seen = []
+    chosen = bookkeeping.cases
+    monkeypatch.setattr(bookkeeping, "cases", lambda *given: seen.append(chosen(*given)) or seen[-1])
+    taken = bookkeeping.measure(("greedy", "majority"))
+    assert (taken["items"], taken["answers"]) == (66, 66 + 9 * 6)
+    assert len(seen[0]) == 6
 
 
 def test_the_page_says_what_cct_costs_beside_the_engine() -> None:

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from dermo_ray.asking.answering import Tally
-from dermo_ray.bench.assemble import Answered, bench_report
+from dermo_ray.bench.assemble import Answered, Measured, bench_report
 from dermo_ray.bench.columns import columns
 from dermo_ray.bench.confusion import OTHER, confusion
 from dermo_ray.bench.judging import judge_all, judge_offline, open_answers
@@ -28,8 +28,12 @@ from tests.bench_cases import LABELS, choice_item, found, lettered, open_item, p
 TREE = Taxonomy.load()
 
 
-def report(tmp_path, items, *policies, compat: bool = False, **values) -> BenchReport:
+def report(tmp_path, items, *policies, **values) -> BenchReport:
     """Of policies with these responses, called "first", "second"."""
+    return measured(tmp_path, items, *policies, **values).report
+
+
+def measured(tmp_path, items, *policies, compat: bool = False, **values) -> Measured:
     answered = [
         Answered(name, "somewhere", "fingerprint", given, Tally())
         for name, given in zip(("first", "second"), policies, strict=False)
@@ -178,7 +182,7 @@ def test_scores_of_open_tasks_are_compared_on_the_items_that_both_have(tmp_path)
     pairs = [pair for given in (worse, better) for pair in open_answers(items, given)]
     judged = {**judge_offline(pairs, TREE), open_answers(items[:1], worse)[0].answer: None}
     answered = [Answered(name, "here", "f", given, Tally()) for name, given in (("a", worse), ("b", better))]
-    again = bench_report(found(items), answered, judged, None, settings(tmp_path, methods=["greedy"]), TREE)
+    again = bench_report(found(items), answered, judged, None, settings(tmp_path, methods=["greedy"]), TREE).report
     assert again.comparisons[0].scores["t1.1"].items == 3
 
 
@@ -230,11 +234,12 @@ def test_cases_are_right_and_wrong_in_turn(tmp_path):
     image = picture(tmp_path)
     items = [choice_item(str(n), images=(image,)) for n in range(6)]
     given = [response(item, lettered(0 if n < 3 else 1)) for n, item in enumerate(items)]
-    chosen = cases(found(items), given, 4, TREE)
+    answers = measured(tmp_path, items, given).answers["first"]
+    chosen = cases(answers, given, 4)
     assert [case.said[0].right for case in chosen] == [True, False, True, False]
     assert chosen[0].image.startswith("data:image/")
-    assert len(cases(found(items), given, 99, TREE)) == 6
-    assert cases(found(items), given, 0, TREE) == []
+    assert len(cases(answers, given, 99)) == 6
+    assert cases(answers, given, 0) == []
 
 
 def test_the_page_holds_everything_and_trusts_no_answer(tmp_path):
@@ -243,8 +248,9 @@ def test_the_page_holds_everything_and_trusts_no_answer(tmp_path):
     items += [open_item("0", images=(image,)), walk_item("0", images=(image,))]
     greedy = [response(item, "<script>alert(1)</script>") for item in items if item.task != "t2.3"]
     cct = [response(item, lettered(0), "cct") for item in items[:8]]
-    found_report = report(tmp_path, items, [*greedy, *cct], cct)
-    page = bench_page(found_report, {"first": cases(found(items), [*greedy, *cct], 2, TREE), "second": []})
+    found_report, answers = measured(tmp_path, items, [*greedy, *cct], cct)
+    shown = {"first": cases(answers["first"], [*greedy, *cct], 2), "second": []}
+    page = bench_page(found_report, shown)
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     assert not re.findall(r"(?:src|href)=\"(?!data:|#)", page)

@@ -118,7 +118,7 @@ def test_a_temperature_is_fitted_on_validation_items_and_reported_with_what_it_i
     )
     greedy = [response(item, lettered(0)) for item in items]
     policy = Answered("p", "here", "f", [*greedy, *said], Tally(), validation=before)
-    made = bench_report(found(items), [policy], {}, None, config, TREE, validation=found(validation))
+    made = bench_report(found(items), [policy], {}, None, config, TREE, validation=found(validation)).report
     task = made.policies[0].tasks["t2.1"].adapted
     assert task is not None
     assert task.temperature == temperature

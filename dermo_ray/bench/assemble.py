@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -53,6 +53,14 @@ class Answered:
     """By CCT, to the items that its temperature is fitted on."""
 
 
+class Measured(NamedTuple):
+    """A report, and what it was made of."""
+
+    report: BenchReport
+    answers: dict[str, _Answers]
+    """Of each policy, by task and method."""
+
+
 def bench_report(
     found: Mapping[TaskId, Items],
     answered: Sequence[Answered],
@@ -64,7 +72,7 @@ def bench_report(
     compat: bool = False,
     validation: Mapping[TaskId, Items] = MappingProxyType({}),
     missing: Mapping[str, str] = MappingProxyType({}),
-) -> BenchReport:
+) -> Measured:
     """Measure every policy on every task, and compare each further policy with the first.
 
     On the items of `validation`, which must not be among those of `found`, CCT's temperature is fitted. `missing` says
@@ -103,7 +111,7 @@ def bench_report(
             )
         )
     released = settings.items.release is not None
-    return BenchReport(
+    report = BenchReport(
         dermo_ray=__version__,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         source="release" if released else "prepared",
@@ -120,6 +128,7 @@ def bench_report(
         ),
         judge=judge,
     )
+    return Measured(report, {policy.name: columns for policy, columns in zip(answered, answers, strict=True)})
 
 
 def _temperature(found: Items | None, responses: Sequence[Response], taxonomy: Taxonomy) -> float | None:

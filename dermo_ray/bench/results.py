@@ -161,7 +161,7 @@ def task_report(
         return TaskReport(**report), answers
     if task.scoring != "judge":
         texts = [response.scored_answer for response in by_method["greedy"]]
-        report["greedy"] = aggregate(items, score_all(items, texts))
+        report["greedy"] = aggregate(items, greedy.verdicts)
         report["intervals"] = intervals(report["greedy"], greedy, bootstrap)
         if compat:
             verdicts = score_all(items, texts, compat=True)
