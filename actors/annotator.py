@@ -16,7 +16,7 @@ from PIL import Image
 from ray.exceptions import RayTaskError
 
 from actors.environment import threads, worker_environment
-from actors.messages import Sampling, sampling_seed
+from actors.messages import PromptRefused, Sampling, sampling_seed
 from actors.pool import Pool, PoolError, ray_pool
 from dermo_ray.asking.answers import Answer, AskFailed
 from dermo_ray.config.teacher import TeacherPoolSettings, TeacherSettings
@@ -47,8 +47,6 @@ class Annotator:
 
     async def answer(self, question: Question, picture: Picture, sampling: Sampling) -> Answer:
         """Answer one question. Raises `AskFailed` where the engine refuses it, and `RuntimeError` before `start`."""
-        from actors.engine import RequestRefused
-
         if self._engine is None:
             raise RuntimeError("the annotator was not started")
         with Image.open(BytesIO(picture.data)) as file:
@@ -56,7 +54,7 @@ class Annotator:
         prompt = f"{IMAGE_PLACEHOLDER}\n{question.prompt}"
         try:
             prompt_ids, (completion,) = await self._engine.generate(prompt, [image], sampling)
-        except RequestRefused as refusal:
+        except PromptRefused as refusal:
             raise AskFailed("refused", str(refusal)) from None
         return Answer(completion.text, len(prompt_ids), len(completion.token_ids))
 

@@ -26,9 +26,10 @@ from vllm.model_executor.model_loader.utils import get_model_cls
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineGenerateError
 
 from actors.adapters import FullWeights, Published, adapts_vision, checksum
-from actors.messages import Sampled, Sampling
+from actors.messages import PromptRefused, Sampled, Sampling
 from actors.orphans import bind_children
 from dermo_ray.config.model import ModelSettings
 from dermo_ray.config.pools import EngineSettings
@@ -38,10 +39,6 @@ from dermo_ray.records import Turn
 
 _BAN = -100.0
 """The largest penalty vLLM takes; at any temperature the token's probability is 0 in float32."""
-
-
-class RequestRefused(ValueError):
-    """The engine won't take this request, such as a prompt that is too long; it goes on taking others."""
 
 
 class Engine:
@@ -225,7 +222,7 @@ class Engine:
         """Answer a human turn, or a conversation that ends with one, with the policy of `version`, or the base model.
 
         `<image>` stands for each image. Returns the prompt's token ids, image placeholders expanded, and `sampling.n`
-        completions. Raises `RequestRefused` where the prompt does not fit.
+        completions. Raises `PromptRefused` for a prompt that is too long, and whatever else ends this request alone.
         """
         turns = [Turn(from_="human", value=prompt)] if isinstance(prompt, str) else prompt
         text = prompt_text(self.processor, [turn.model_dump(by_alias=True) for turn in turns])
@@ -233,17 +230,14 @@ class Engine:
         request = TokensPrompt(prompt_token_ids=tokens, multi_modal_data={"image": list(images)})
         with _Using(self._in_use, version):
             final: RequestOutput | None = None
+            # the model itself may have become that version
+            adapter = None if version is None or version == self._whole else self.lora_request(version)
+            name = f"request-{next(self._request_ids)}"
             try:
-                async for output in self.llm.generate(
-                    request,
-                    self._parameters(sampling),
-                    f"request-{next(self._request_ids)}",
-                    # the model itself may have become that version
-                    lora_request=None if version is None or version == self._whole else self.lora_request(version),
-                ):
+                async for output in self.llm.generate(request, self._parameters(sampling), name, lora_request=adapter):
                     final = output
-            except VLLMClientError as error:
-                raise RequestRefused(" ".join(str(error).split())) from error
+            except (VLLMClientError, EngineGenerateError) as error:
+                raise PromptRefused(" ".join(str(error.__cause__ or error).split())) from error
         if final is None or final.prompt_token_ids is None:
             raise RuntimeError("the engine ended a request without an answer")
         return list(final.prompt_token_ids), [self._sampled(output, version) for output in final.outputs]

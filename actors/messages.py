@@ -11,6 +11,10 @@ from dermo_ray.records import RLPrompt
 from rewards import Reward
 
 
+class PromptRefused(ValueError):
+    """An engine can't answer this prompt, and is as ready for others as before; the message says why."""
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How to sample: `n` completions of at most `max_tokens` tokens; temperature 0 is greedy."""

@@ -24,6 +24,10 @@ _LATE = 2
 _log = logging.getLogger(__name__)
 
 
+class CallFailed(PoolError):
+    """One call was too much for several workers; the pool goes on."""
+
+
 class Pool(Crew):
     """A crew that answers calls. `slots` at most are under way on one worker, the rest waits here.
 
@@ -53,7 +57,8 @@ class Pool(Crew):
     async def call(self, method: str, *arguments: Any, timeout: float) -> Any:
         """Call `method` on the worker with the least to do; on another one if that worker is lost meanwhile.
 
-        Raises what the method raises, and `PoolError` where workers are lost or late too often.
+        Raises what the method raises, `CallFailed` where it loses workers or is late too often, and `PoolError` where
+        the pool has no more workers.
         """
         lost = late = 0
         again = False
@@ -68,7 +73,7 @@ class Pool(Crew):
                 lost += not worker.leaving.is_set()
                 if lost >= _ATTEMPTS:
                     words = await worker.host.last_words()
-                    raise PoolError(
+                    raise CallFailed(
                         f"{method} lost {lost} workers of {self.name}, the last was {worker}: {death}; {words}"
                     ) from death
                 continue
@@ -76,7 +81,7 @@ class Pool(Crew):
                 late += 1
                 reason = f"did not answer {method} within {timeout:g} s"
                 if late >= _LATE:
-                    raise PoolError(f"{worker} {reason}, and neither did another before it") from None
+                    raise CallFailed(f"{worker} {reason}, and neither did another before it") from None
                 self._lose(worker, reason)
                 continue
             finally:

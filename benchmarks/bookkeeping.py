@@ -1,9 +1,9 @@
 """How long the bookkeeping of a whole benchmark takes: `python -m benchmarks.bookkeeping`.
 
 Makes 33,999 items in the shape and the numbers of DermoBench's, answers them by chance, and times everything between
-answers and report: scoring, offline comparison of the open tasks, every interval, JSON, page and model card. Once with
-a greedy answer to each, in a process of its own for the peak of memory, and once with all four methods. Writes
-`benchmarks/results/bookkeeping.json`.
+answers and report: scoring, offline comparison of the open tasks, every interval, example cases, JSON, page and model
+card, as `jobs.evaluate` does it. Once with a greedy answer to each, in a process of its own for the peak of memory, and
+once with all four methods. Writes `benchmarks/results/bookkeeping.json`.
 """
 
 import argparse
@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from random import Random
 
+from PIL import Image
+
 from benchmarks.machine import describe
 from dermo_ray.asking.answering import Tally
 from dermo_ray.bench.assemble import Answered, bench_report
@@ -26,6 +28,7 @@ from dermo_ray.bench.tasks.items import LETTERS
 from dermo_ray.config.bench import BenchSettings, Method
 from dermo_ray.morphology import DERM7PT_FIELDS, SKINCON_FEATURES
 from dermo_ray.report.bench import write_bench_report
+from dermo_ray.report.cases import cases
 from dermo_ray.taxonomy import Taxonomy
 
 RESULT = Path("benchmarks/results/bookkeeping.json")
@@ -33,8 +36,8 @@ SUBSETS = {"derm1m_edu": 3615, "ddi": 656, "derm7pt": 2022, "snu134": 240}
 PROSE = "a dark flat lesion with an irregular border and several shades of brown on pale skin "
 
 
-def items_of(task: TaskId, taxonomy: Taxonomy, random: Random) -> list[BenchItem]:
-    """As many items as the release has, about fewer images than items, as there."""
+def items_of(task: TaskId, taxonomy: Taxonomy, random: Random, image: Path) -> list[BenchItem]:
+    """As many items as the release has, about fewer lesions than items, as there; all show one `image`."""
     subsets = [name for name, count in SUBSETS.items() for _ in range(count)]
     made = []
     for number in range(TASKS[task].items):
@@ -70,7 +73,7 @@ def items_of(task: TaskId, taxonomy: Taxonomy, random: Random) -> list[BenchItem
             BenchItem(
                 id=f"{task}/{number}",
                 task=task,
-                images=(),
+                images=(str(image),),
                 questions=questions,
                 reference=f"<reasoning>{PROSE * 8}</reasoning><final_diagnosis>{label}</final_diagnosis>",
                 facts=Facts.model_validate(facts),
@@ -126,15 +129,18 @@ def measure(methods: tuple[Method, ...]) -> dict[str, float]:
                 "methods": methods,
             }
         )
-        found = {task: Items(items_of(task, taxonomy, random), {}) for task in TASKS}
+        image = Path(folder) / "image.png"
+        Image.new("RGB", (64, 64)).save(image)
+        found = {task: Items(items_of(task, taxonomy, random, image), {}) for task in TASKS}
         items = [item for task in found.values() for item in task.items]
         responses = [response(item, method, random) for item in items for method in methods_of(item.task, settings)]
         started = time.perf_counter()
         judgements = judge_offline([*open_answers(items, responses), *open_answers(items, [])], taxonomy)
         answered = [Answered("synthetic", "made up", "none", responses, Tally())]
-        report = bench_report(found, answered, judgements, None, settings, taxonomy, compat=True)
+        report, answers = bench_report(found, answered, judgements, None, settings, taxonomy, compat=True)
         (Path(folder) / "bench.json").write_text(report.model_dump_json(indent=2), encoding="utf-8")
-        page = write_bench_report(Path(folder), report, {"synthetic": []})
+        examples = {"synthetic": cases(answers["synthetic"], responses, settings.examples)}
+        page = write_bench_report(Path(folder), report, examples)
         seconds = time.perf_counter() - started
         size = page.stat().st_size
     return {

@@ -3,8 +3,9 @@
 RUN is the folder of a demo (`data`, `mavic` and the model it started from), one for each seed. New phantoms are drawn
 with stronger lighting and blur, darker skin and other frequencies of diagnoses than any of training's; every RUN's
 policy answers them greedily, by a majority vote of as many samples, by CCT, and by CCT that stops early.
-`--held-out` takes RUN's own held-out images instead, without a shift. Writes `benchmarks/results/cct.json`: for each
-run and over all of them accuracy, calibration, selective accuracy, tokens, and the paired differences.
+`--held-out` takes RUN's own held-out images instead, without a shift, with `--sources ham10000` those of that data set
+alone. Writes `benchmarks/results/cct.json`, `cct_held_out.json` or `cct_held_out_ham10000.json`: for each run and over
+all of them accuracy, calibration, selective accuracy, tokens, and the paired differences.
 """
 
 import argparse
@@ -68,13 +69,16 @@ def shifted_phantoms(seed: int) -> Path:
     return out
 
 
-def settings_for(run: Path, prepared: Path, name: str) -> BenchSettings:
-    """The benchmark of one run: morphology-grounded reasoning, which is what the demo trains."""
+def settings_for(run: Path, prepared: Path, name: str, sources: Sequence[str] | None = None) -> BenchSettings:
+    """The benchmark of one run: morphology-grounded reasoning, which is what the demo trains.
+
+    Of images without a known morphology the diagnosis alone is the reference, which is all that is measured here.
+    """
     return BenchSettings.model_validate(
         {
             "out": FOLDER / name,
             "cache": FOLDER / f"{name}.sqlite",
-            "items": {"prepared": prepared, "style": "brief", "limit": ITEMS},
+            "items": {"prepared": prepared, "style": "brief", "limit": ITEMS, "sources": sources},
             "tasks": ["t3.2"],
             "policies": [{"name": "mavic", "run": run / "mavic"}],
             "max_tokens": {"choice": 48, "open": 48},
@@ -127,32 +131,49 @@ def figures(responses: Mapping[Method, Sequence[Response]], answers: Mapping[Met
     }
 
 
+def result_name(*, held_out: bool, sources: Sequence[str] | None) -> str:
+    """What the result's file is called, so that no kind of images overwrites another's figures."""
+    return "_".join(["cct", *(["held_out"] if held_out else []), *(sources or [])])
+
+
+def command(*, held_out: bool, sources: Sequence[str] | None) -> str:
+    """The command line, RUN for the folders."""
+    chosen = f" --sources {','.join(sources)}" if sources else ""
+    return f"python -m benchmarks.cct RUN ...{' --held-out' if held_out else ''}{chosen}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, help="folders of demos, one for each seed")
     parser.add_argument("--held-out", action="store_true", help="RUN's own held-out images, without a shift")
+    parser.add_argument(
+        "--sources", type=lambda names: names.split(","), help="with --held-out: images of these data sets alone"
+    )
     arguments = parser.parse_args()
+    if arguments.sources and not arguments.held_out:
+        parser.error("--sources belongs to --held-out: phantoms with a shift are drawn anew")
     taxonomy = Taxonomy.load()
-    kind = "held-out" if arguments.held_out else "shifted"
+    kind = "-".join(["held-out" if arguments.held_out else "shifted", *(arguments.sources or [])])
     by_run: list[tuple[dict[Method, list[Response]], dict[Method, Columns]]] = []
     with ray_session():
         for number, run in enumerate(arguments.runs):
             prepared = run / "data" if arguments.held_out else shifted_phantoms(number)
-            by_run.append(answers_of(settings_for(run, prepared, f"{kind}-{run.name}"), taxonomy))
+            by_run.append(answers_of(settings_for(run, prepared, f"{kind}-{run.name}", arguments.sources), taxonomy))
     methods = by_run[0][0].keys()
     together = {method: pooled([answers[method] for _, answers in by_run]) for method in methods}
     every = {method: [response for given, _ in by_run for response in given[method]] for method in methods}
     result = {
-        "command": f"python -m benchmarks.cct {'--held-out ' if arguments.held_out else ''}RUN ...",
+        "command": command(held_out=arguments.held_out, sources=arguments.sources),
         "machine": describe(),
         "shift": None if arguments.held_out else SHIFT,
+        "sources": arguments.sources,
         "settings": settings_for(arguments.runs[0], Path("prepared"), kind).cct.model_dump(mode="json"),
         "runs": {run.name: figures(*found) for run, found in zip(arguments.runs, by_run, strict=True)},
         "all": figures(every, together),
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
-    name = "cct_held_out.json" if arguments.held_out else "cct.json"
-    (RESULTS / name).write_text(json.dumps(result, indent=2) + "\n")
+    name = result_name(held_out=arguments.held_out, sources=arguments.sources)
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result["all"], indent=2))
 
 

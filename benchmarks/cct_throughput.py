@@ -16,7 +16,7 @@ from statistics import median
 from benchmarks.machine import describe
 from dermo_ray.bench.answering import Asked
 from dermo_ray.bench.build import build
-from dermo_ray.bench.endpoint import read_images
+from dermo_ray.bench.images import read_images
 from dermo_ray.bench.responses import item_seed
 from dermo_ray.bench.tasks import BenchItem, prompt
 from dermo_ray.cct import VIEWS, plan
@@ -84,7 +84,7 @@ async def measure(run: Path, prepared: Path) -> dict[str, object]:
     if len(found) < needed:
         raise SystemExit(f"{prepared} has {len(found)} held-out items, {needed} are needed")
     chunks = iter([found[start : start + ITEMS] for start in range(0, needed, ITEMS)])
-    sampler = Sampler(checkpoint.model, checkpoint.lora_rank, settings, compat=False)
+    sampler = Sampler(checkpoint.model, checkpoint.lora_rank, settings)
     await sampler.start(Adapter.at(checkpoint.adapter, checkpoint.version))
     try:
         await raw(sampler, next(chunks), settings)  # the first of each warms up

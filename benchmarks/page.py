@@ -7,6 +7,7 @@ Writes `docs/benchmarks.md` and the plots beside it. Invariant: every figure on 
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import matplotlib
@@ -166,10 +167,51 @@ def _scaling(result: Result) -> list[Row]:
     return [("groups/s by workers", speeds, "follows the workers"), ("ledger", result["ledger"], "nothing lost")]
 
 
+def _cct(result: Result) -> list[Row]:
+    every, several = result["all"], len(result["runs"]) > 1
+    methods = every["methods"]
+    found = {(pair["before"], pair["after"]): pair for pair in every["differences"]}
+    over_greedy, over_vote, early = (
+        found[pair] for pair in (("greedy", "cct"), ("majority", "cct"), ("cct", "cct_early"))
+    )
+    accuracies = ", ".join(f"{name} {measured['accuracy']['mean']:.1%}" for name, measured in methods.items())
+    selective = methods["cct"]["selective"]
+    return [
+        (f"accuracy over {every['items']:,} questions" + (f" of {len(result['runs'])} runs" if several else ""),
+         accuracies, ""),
+        ("CCT over one greedy answer", _points(over_greedy["comparison"]["difference"]),
+         "at least +2 points, interval above 0"),
+        ("CCT over a majority vote of as many samples", _points(over_vote["comparison"]["difference"]), "not below 0"),
+        ("CCT at 80 % coverage over all", _points(selective["gain"]), "at least +3 points"),
+        ("stopping early over CCT", _points(early["comparison"]["difference"]), "no loss outside the interval"),
+        ("tokens saved by stopping early", f"{early['tokens_saved']:.0%}", "at least 40 %"),
+    ]  # fmt: skip
+
+
+def _points(interval: dict[str, float]) -> str:
+    mean, low, high = (100 * interval[name] for name in ("mean", "low", "high"))
+    return f"{mean:+.1f} points [{low:+.1f}, {high:+.1f}]"
+
+
+def _cct_throughput(result: Result) -> list[Row]:
+    speeds = result["tokens_per_second"]
+    both = f"{median(speeds['cct']):,.0f} and {median(speeds['raw']):,.0f}"
+    return [
+        ("tokens/s of CCT with K = 8 and of the engine alone", both, ""),
+        ("share of the engine's", f"{result['share']:.2f}", "at least 0.85"),
+    ]
+
+
 def _bookkeeping(result: Result) -> list[Row]:
-    greedy = result["greedy"]
-    measured = f"{greedy['seconds']:g} s, {greedy['peak_gib']:g} GiB"
-    return [(f"{greedy['items']:,} answers scored and reported", measured, "at most 60 s, 2 GiB")]
+    ways = {"greedy": "one greedy answer each", "all_methods": "all four ways of answering, as by default"}
+    return [
+        (
+            f"{result[name]['items']:,} items, {way}: {result[name]['answers']:,} answers scored and reported",
+            f"{result[name]['seconds']:g} s, {result[name]['peak_gib']:g} GiB",
+            "at most 60 s, 2 GiB",
+        )
+        for name, way in ways.items()
+    ]
 
 
 def _viewer(result: Result) -> list[Row]:
@@ -195,6 +237,10 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Result], list[Row]]]] = {
     "overlap": ("Rollouts beside updates", _overlap),
     "publish": ("Adapters to engines", _publish),
     "scaling": ("Adding and removing workers", _scaling),
+    "cct": ("CCT on phantoms unlike those of training", _cct),
+    "cct_held_out": ("CCT on phantoms like those of training", _cct),
+    "cct_held_out_ham10000": ("CCT on held-out lesions of HAM10000", _cct),
+    "cct_throughput": ("What CCT costs beside the engine", _cct_throughput),
     "bookkeeping": ("Scoring a benchmark", _bookkeeping),
     "viewer": ("Rollout viewer", _viewer),
 }

@@ -6,23 +6,24 @@ nothing about it.
 
 import asyncio
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any, Literal, Protocol
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from dermo_ray.cct import Inference, Question, Sample, aggregate, greedy, infer, plan
 from dermo_ray.cct.views import Draw
-from dermo_ray.config.cct import CCTConfig
+from dermo_ray.config.cct import CCTConfig, ViewName, ViewSettings
 from dermo_ray.morphology import Modality
 from serve.catalogue import Release
 from serve.messages import Answer, Completed, Policies, Usage
 from serve.safety.errors import Refused
 
 _MAX_SAMPLES = 8
+_MAX_VIEWS = 4
 
 Body = dict[str, Any]
 Show = Callable[[str], Body]
@@ -40,6 +41,8 @@ class CCTOptions(BaseModel):
     """Exponent of a rollout's consistency with the others in its weight."""
     tau: float | None = Field(default=None, ge=0, le=1)
     """Abstain where the posterior of the leading answer is below this."""
+    views: list[ViewName] | None = Field(default=None, min_length=1, max_length=_MAX_VIEWS)
+    """The views of the image, whatever its modality; `identity`, the untouched image, comes first."""
     samples_per_view: int | None = Field(default=None, ge=1, le=_MAX_SAMPLES)
     """Completions sampled for each view."""
     temperature: float | None = Field(default=None, ge=0, le=2)
@@ -51,11 +54,25 @@ class CCTOptions(BaseModel):
     round_size: int | None = Field(default=None, ge=1)
     """Rollouts of each round after the first."""
 
+    @field_validator("views")
+    @classmethod
+    def _as_in_the_settings(cls, value: list[ViewName] | None) -> list[ViewName] | None:
+        if value is not None:
+            _views(value)
+        return value
+
     def over(self, config: CCTConfig) -> CCTConfig:
         """The settings of `config` with what is given here."""
         names = CCTOptions.model_fields
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        if self.views is not None:
+            given["views"] = _views(self.views)
         return config.model_copy(update=given)
+
+
+def _views(names: Sequence[ViewName]) -> ViewSettings:
+    """These views for either modality. Raises `ValueError` where they are not what the settings allow."""
+    return ViewSettings(clinical=tuple(names), dermoscopic=tuple(names))
 
 
 class EngineRefused(Exception):

@@ -9,6 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from dermo_ray.bench.build import build
+from dermo_ray.bench.columns import columns
+from dermo_ray.bench.judging import for_judge, open_answers
+from dermo_ray.bench.responses import Response, Step
 from dermo_ray.bench.tasks import TASKS, Answer, aggregate, comparison, prompt, score_all
 from dermo_ray.config.sources import SourceConfig
 from dermo_ray.data.formats import FormatContext, trajectories
@@ -22,6 +25,7 @@ from dermo_ray.phantom.settings import PhantomSettings
 from dermo_ray.taxonomy import Taxonomy
 
 TAXONOMY = Taxonomy.load()
+STEP = Step(answer=None, confidence=1.0, planned=1, prompt_tokens=1, completion_tokens=1, seconds=0.1)
 
 
 def phantom_rows(count: int, title: str, split: str, seed: int) -> list[dict]:
@@ -229,3 +233,41 @@ def test_data_that_lack_what_a_task_asks_about_give_no_item(rows, tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps({"layout": LAYOUT_VERSION - 1}))
     with pytest.raises(UserError, match="another version"):
         build(tmp_path, TAXONOMY)
+
+
+def test_a_diagnosis_without_a_known_morphology_is_a_reference_of_reasoning_by_itself(rows, tmp_path):
+    drafted = json.dumps({DERM7PT_KEY: {"Streaks": "absent"}})
+    real = [row | {"morphology": None, "annotation": drafted} for row in rows if row["split"] == "test"]
+    built = build(write(tmp_path / "data", real), TAXONOMY, ["t1.2", "t3.1", "t3.2"])
+    assert built["t1.2"].items == []
+    samples = {sample.id: sample for sample in stored_samples(pq.read_table(tmp_path / "data/samples.parquet"))}
+    for task, name in (("t3.1", "reasoning"), ("t3.2", "morph_reasoning")):
+        assert len(built[task].items) == len(real)
+        for item in built[task].items:
+            assert item.reference == f"<final_diagnosis>{item.facts.label}</final_diagnosis>"
+            assert item.facts.morphology is None
+            (record,) = trajectories(
+                replace(samples[item.facts.group], annotation=Morphology.from_json({SKINCON_KEY: ["Scar"]})),
+                name,
+                FormatContext("brief", TAXONOMY),
+            )
+            assert prompt(item) == record.conversations[0].value
+    answers = [
+        Response(item=item.id, method="greedy", texts=(item.reference,), steps=(STEP,)) for item in built["t3.2"].items
+    ]
+    scored = columns(built["t3.2"].items, answers, TAXONOMY)
+    assert scored is not None
+    assert len(scored.truth) == len(real)
+    assert for_judge(open_answers(built["t3.2"].items, answers)) == []  # nothing to compare reasoning with
+
+
+def test_items_of_some_sources_are_asked_about_and_told_apart_from_all_that_was_learnt(rows, tmp_path):
+    others = [row | {"source": "ham10000", "group": f"ham-{row['group']}"} for row in phantom_rows(9, "b", "test", 5)]
+    folder = write(tmp_path / "data", [*rows, *others])
+    built = build(folder, TAXONOMY, ["t2.1", "t3.2", "t2.4"], sources=["ham10000"])
+    assert {item.facts.group for item in built["t3.2"].items} == {row["group"] for row in others}
+    assert built["t2.4"].items == []
+    trained = {row["label"] for row in [*rows, *others] if row["split"] != "benchmark"}
+    assert {option for item in built["t2.1"].items for option in item.questions[0].options} <= trained
+    with pytest.raises(UserError, match=r"no held-out image of isic; it has those of ham10000, phantoms, shifted"):
+        build(folder, TAXONOMY, ["t3.2"], sources=["isic", "ham10000"])

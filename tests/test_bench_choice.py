@@ -46,6 +46,15 @@ def asked(*options: str, stem: str = "Which is it?") -> str:
         ("Melanoma", "Melanoma"),
         ("Melanoma in situ", "Melanoma In Situ"),
         ("The diagnosis is melanoma in situ.", "Melanoma In Situ"),
+        ("Answer: C, since it has vessels", "Basal Cell Carcinoma"),
+        ("C, a nodule with a rolled border", "Basal Cell Carcinoma"),
+        ("I would choose option C.", "Basal Cell Carcinoma"),
+        ("It has vessels, so I pick C) Basal Cell Carcinoma", "Basal Cell Carcinoma"),
+        ("I would not choose B. I would go with C.", "Basal Cell Carcinoma"),
+        ("Basal Cell Carcinoma (option C)", "Basal Cell Carcinoma"),
+        ("basal cell carcinoma (C).", "Basal Cell Carcinoma"),
+        ("The answer is a nodular carcinoma (option C).", "Basal Cell Carcinoma"),
+        ('It looks like "Basal Cell Carcinoma" to me.', "Basal Cell Carcinoma"),
     ],
 )
 def test_an_answer_names_an_option_by_its_letter_or_by_its_whole_text(answer, named):
@@ -67,6 +76,15 @@ def test_an_answer_names_an_option_by_its_letter_or_by_its_whole_text(answer, na
         ("A) Basal Cell Carcinoma", "several"),
         ("A) Melanoma or C) Basal Cell Carcinoma", "several"),
         ("Melanoma\nThe answer is C.", "several"),
+        ("Melanoma (option C)", "several"),
+        ("A, B or C", "several"),
+        ("Answer: B, C", "several"),
+        ('Either "Melanoma" or "Basal Cell Carcinoma".', "several"),
+        ('It is not "Melanoma".', "unreadable"),
+        ("I would not choose option C.", "unreadable"),
+        ("Vitamin deficiency (B)", "unreadable"),
+        ("I, too, see vessels", "unreadable"),
+        ("I choose a biopsy.", "unreadable"),
         ("\n".join(f"{letter}) {option}" for letter, option in zip("ABCD", OPTIONS, strict=True)), "several"),
     ],
 )
@@ -89,6 +107,11 @@ def test_a_letter_and_an_option_are_not_read_as_one_word():
 def test_without_letters_only_whole_texts_count():
     assert chosen("A", ("A1", "B1"), lettered=False).place is None
     assert chosen('"b1"', ("A1", "B1"), lettered=False).place == 1
+    groups = ("Neoplasms", "Infections")
+    assert chosen('The category is "Neoplasms".', groups, lettered=False).place == 0
+    assert chosen("The category is Neoplasms.", groups, lettered=False).place == 0
+    assert chosen('It is not "Neoplasms" but “Infections”.', groups, lettered=False).place == 1
+    assert chosen('"Neoplasms" and "Infections"', groups, lettered=False) == (None, "several")
 
 
 def test_of_two_options_with_one_text_only_the_letter_tells_which():

@@ -1,6 +1,7 @@
 """Answers are kept: an evaluation that was cut off goes on, and nothing is asked twice or taken for something else."""
 
 import asyncio
+import json
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -92,23 +93,35 @@ def test_a_response_is_kept_under_all_that_it_depends_on(tmp_path):
     item = choice_item("0", images=(picture(tmp_path, "0.png"),))
     config = settings(tmp_path)
     others = [
-        key(item, "cct", "other weights", config, compat=False),
-        key(item, "greedy", "weights", config, compat=False),
-        key(choice_item("0", right=1, images=item.images), "cct", "weights", config, compat=False),
-        key(choice_item("0", images=(picture(tmp_path, "1.png", (0, 0, 0)),)), "cct", "weights", config, compat=False),
-        key(item, "cct", "weights", settings(tmp_path, instruct=True), compat=False),
-        key(item, "cct", "weights", settings(tmp_path, cct={"alpha": 2}), compat=False),
-        key(item, "cct", "weights", settings(tmp_path, max_tokens={"choice": 5}), compat=False),
+        key(item, "cct", "other weights", config),
+        key(item, "greedy", "weights", config),
+        key(choice_item("0", right=1, images=item.images), "cct", "weights", config),
+        key(choice_item("0", images=(picture(tmp_path, "1.png", (0, 0, 0)),)), "cct", "weights", config),
+        key(item, "cct", "weights", settings(tmp_path, instruct=True)),
+        key(item, "cct", "weights", settings(tmp_path, cct={"alpha": 2})),
+        key(item, "cct", "weights", settings(tmp_path, max_tokens={"choice": 5})),
     ]
-    same = key(item, "cct", "weights", config, compat=False)
+    same = key(item, "cct", "weights", config)
     moved = choice_item("0", images=(picture(tmp_path, "copy.png"),))
     assert len({same, *others}) == 1 + len(others)
-    assert key(moved, "cct", "weights", config, compat=False) == same
+    assert key(moved, "cct", "weights", config) == same
     # what only one method depends on leaves the others alone
-    greedy = key(item, "greedy", "weights", config, compat=True)
-    assert greedy == key(item, "greedy", "weights", settings(tmp_path, cct={"alpha": 2}), compat=False)
+    greedy = key(item, "greedy", "weights", config)
+    assert greedy == key(item, "greedy", "weights", settings(tmp_path, cct={"alpha": 2}))
     adapted = settings(tmp_path, cct={"adaptation": {"prior_shift": True}})
-    assert key(item, "cct", "weights", adapted, compat=False) == same
+    assert key(item, "cct", "weights", adapted) == same
+
+
+def test_diagnoses_that_were_read_by_another_tree_are_asked_for_again(tmp_path):
+    own = [tmp_path / name for name in ("a.yaml", "copy.yaml", "b.yaml")]
+    for path, synonyms in zip(own, ([], [], ["Black Cancer"]), strict=True):
+        path.write_text(json.dumps({"Neoplasms": {"Malignant": {"Melanoma": synonyms}}}))
+    trees = [settings(tmp_path, items={"prepared": tmp_path, "taxonomy": path}) for path in (None, *own)]
+    keys = [key(open_item(), "cct", "weights", config) for config in trees]
+    assert len(set(keys)) == 3
+    assert keys[1] == keys[2]
+    # options are in the question: what they mean does not hang on a tree
+    assert len({key(choice_item("0"), "cct", "weights", config) for config in trees}) == 1
 
 
 def test_other_weights_have_another_fingerprint(tmp_path):

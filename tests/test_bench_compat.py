@@ -99,6 +99,14 @@ def test_of_rows_with_one_id_the_authors_count_the_last(task):
     assert (ours.value, ours.items) == (pytest.approx(2 / 3), 3)
 
 
+def test_derm7pt_has_the_authors_mean_f1_over_the_letters():
+    items = [item(str(n), "t1.3", right=place, concept="Streaks") for n, place in enumerate((0, 0, 1, 2))]
+    # A: 1 right, 2 true, 1 answered; B: 1, 1, 2; C: 0, 1, 0; D was only answered
+    theirs = result(items, ["A", "B", "B", "D"])
+    assert theirs.measures["macro_f1"] == pytest.approx((2 / 3 + 2 / 3 + 0 + 0) / 4)
+    assert "macro_f1" not in result(items, ["A", "B", "B", "D"], compat=False).measures
+
+
 def test_fairness_of_the_authors_skips_rows_without_a_skin_tone_and_counts_empty_answers():
     items = [item(str(n), "t4", skin_tone=tone) for n, tone in enumerate(["12", "12", "56", "56", None])]
     said = ["C", "C) Cyst", "C", "", "C"]

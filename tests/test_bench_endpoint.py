@@ -42,7 +42,7 @@ def test_an_item_goes_out_as_a_conversation_with_its_views_as_images(tmp_path: P
         config = settings(tmp_path, policies=[{"name": "policy", "endpoint": endpoint}])
 
         async def ask():
-            async with endpoint_policy(config.policies[0], config, Taxonomy.load(), compat=False) as respond:
+            async with endpoint_policy(config.policies[0], config, Taxonomy.load()) as respond:
                 return await respond(item, "cct")
 
         found = asyncio.run(ask())
@@ -65,7 +65,7 @@ def test_a_walk_sends_the_answers_before(tmp_path: Path) -> None:
         config = settings(tmp_path, policies=[{"name": "policy", "endpoint": endpoint}])
 
         async def ask():
-            async with endpoint_policy(config.policies[0], config, Taxonomy.load(), compat=False) as respond:
+            async with endpoint_policy(config.policies[0], config, Taxonomy.load()) as respond:
                 return await respond(item, "greedy")
 
         assert asyncio.run(ask()).texts == ("Neoplasms", "Nevus")

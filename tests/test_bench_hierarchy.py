@@ -2,7 +2,7 @@
 
 import pytest
 
-from dermo_ray.bench.tasks import Answer, aggregate, begin, next_question, score
+from dermo_ray.bench.tasks import Answer, aggregate, begin, next_question, score, score_all
 from dermo_ray.bench.tasks.conversation import from_conversation
 from dermo_ray.bench.tasks.hierarchy import questions
 from dermo_ray.bench.tasks.items import BenchItem, Facts
@@ -24,8 +24,8 @@ def walk_item(name: str = "1") -> BenchItem:
     return from_conversation("t2.3", name, ["a.png"], turns(), Facts(label="Melanoma"))
 
 
-def answered(item: BenchItem, *answers: str, compat: bool = False):
-    walk = begin(item, compat=compat)
+def answered(item: BenchItem, *answers: str):
+    walk = begin(item)
     for answer in answers:
         walk = next_question(walk, answer)
     return walk
@@ -95,4 +95,15 @@ def test_a_diagnosis_that_holds_the_right_one_is_wrong_but_for_the_authors_scrip
     assert score(item, Answer(item=item.id, texts=said)).right[2] is False
     assert score(item, Answer(item=item.id, texts=said), compat=True).right[2] is True
     assert "not right" in answered(item, "Neoplasms (Infections?)").turns[-1].value
-    assert "not right" not in answered(item, "Neoplasms (Infections?)", compat=True).turns[-1].value
+
+
+def test_the_authors_divide_corrections_by_all_rows_of_their_file():
+    item = walk_item()
+    answers = [Answer(item=item.id, texts=("Infections", "Malignant", "Melanoma"))]
+    scored = score_all([item], answers, compat=True)
+    theirs = aggregate([item], scored, compat=True, left_out=3)
+    assert theirs.measures == pytest.approx(
+        {"step_accuracy": 2 / 3, "avg_corrections": 1 / 4, "pct_zero_correction": 0.0}
+    )
+    ours = aggregate([item], score_all([item], answers), left_out=3)
+    assert ours.measures["avg_corrections"] == 1.0

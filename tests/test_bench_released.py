@@ -4,9 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from dermo_ray.bench.load import load_items
+from dermo_ray.bench.published import comparability
 from dermo_ray.bench.released import FILES, ImageIndex, read, read_release, read_skin_tones
 from dermo_ray.bench.tasks import TASKS, prompt
+from dermo_ray.config.bench import ItemSettings
 from dermo_ray.errors import UserError
 from dermo_ray.morphology import DERM7PT_KEY, SKINCON_KEY
 from dermo_ray.taxonomy import Leaf, Taxonomy
@@ -203,3 +207,20 @@ def test_a_whole_release_is_read_from_its_folder(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no benchmark file"):
         read_release(tmp_path / "empty")
+
+
+def test_tasks_and_data_sets_without_a_file_are_named(tmp_path):
+    four_way, ddi = FILES["t2.1"][0].names[0], FILES["t2.4"][1].names[0]
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg")
+    for name in (four_way, ddi):
+        write(tmp_path / name, [row("1", image="a.jpg")])
+    asked = ItemSettings(release=tmp_path, images=tmp_path)
+    found = load_items(asked, ["t1.3", "t2.1", "t2.4"], TREE)
+    assert list(found.items) == ["t2.1", "t2.4"]
+    assert found.missing == {
+        "t1.3": f"no file {FILES['t1.3'][0].names[0]}",
+        **{f"t2.4, {FILES['t2.4'][place].names[0]}": "no such file" for place in (0, 2, 3)},
+    }
+    said = comparability(released=True, limited=False, compat=False, missing=tuple(found.missing))
+    assert "Not asked: t1.3; t2.4, task2/2_1_mcq/derm1m_edu" in said
+    assert "means are over what was asked" in said

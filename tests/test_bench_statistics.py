@@ -39,6 +39,19 @@ def test_a_mean_of_few_values_is_resampled_like_any_other() -> None:
     assert quick.high == pytest.approx(item_by_item.high, abs=0.006)
 
 
+@pytest.mark.parametrize("distinct", [2, 400])
+def test_means_of_classes_over_groups_agree_with_weights_of_items(distinct: int) -> None:
+    """Few kinds of groups are drawn by how often each occurs, many one by one."""
+    random = np.random.default_rng(2)
+    names, groups = random.choice(["a", "b", "c"], 600, p=[0.6, 0.3, 0.1]), random.integers(200, size=600)
+    values = random.integers(distinct, size=600) / distinct
+    quick = macro_average(values, names, groups=groups, resamples=4000)
+    codes = np.unique(names, return_inverse=True)[1]
+    plain = bootstrap_statistic([values, codes], macro_mean, groups=groups, resamples=4000, seed=7)
+    assert quick.mean == pytest.approx(plain.mean)
+    assert (quick.low, quick.high) == pytest.approx((plain.low, plain.high), abs=0.006)
+
+
 def test_a_macro_mean_counts_classes_alike() -> None:
     # a: 1/4, b: 1, c: 1/2
     names = ["a", "b", "a", "a", "c", "a", "c"]
@@ -109,7 +122,13 @@ def test_classes_have_recall_precision_and_f1() -> None:
     table = by_class(truth, predicted)
     assert list(table) == ["eczema", "melanoma", "nevus", "psoriasis"]
     means = {
-        label: (row.items, row.predicted, row.recall and row.recall.mean, row.precision and row.precision.mean, row.f1)
+        label: (
+            row.items,
+            row.predicted,
+            row.recall and row.recall.mean,
+            row.precision and row.precision.mean,
+            row.f1.mean,
+        )
         for label, row in table.items()
     }
     assert means == {

@@ -104,6 +104,14 @@ def test_the_temperature_that_spoiled_posteriors_is_found() -> None:
     assert sum(r.abstain for r in softened.results) > sum(r.abstain for r in results(overconfident))
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e-6, 1e300])
+def test_no_temperature_is_too_small_or_too_great(temperature: float) -> None:
+    found = tempered({"nevus": 0.6, "melanoma": 0.4, "keratosis": 0.0}, temperature)
+    assert math.fsum(found.values()) == pytest.approx(1)
+    assert found["nevus"] == pytest.approx(1.0 if temperature < 1 else 0.5)
+    assert found["keratosis"] == 0
+
+
 def test_an_abstention_for_want_of_evidence_stays_one() -> None:
     silent = CCTResult("nevus", 0.9, {"nevus": 0.9, "melanoma": 0.1}, abstain=True)
     unsure = CCTResult("nevus", 0.45, {"nevus": 0.45, "melanoma": 0.3, "keratosis": 0.25}, abstain=True)

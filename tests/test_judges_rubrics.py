@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from dermo_ray.bench.judges.rubrics import (
     DIAGNOSIS_SIMILARITY,
     SHARES,
+    ClaimVerdict,
     Counts,
     DiagnosisGrade,
     OpenTask,
@@ -21,7 +22,7 @@ from dermo_ray.bench.judges.rubrics import (
     lenient_text_score,
     text_score,
 )
-from dermo_ray.bench.judges.verdicts import claim_verdicts, read, verdict_schema
+from dermo_ray.bench.judges.verdicts import read, verdict_schema
 
 TASKS = get_args(OpenTask)
 
@@ -136,15 +137,14 @@ def test_no_more_than_25_claims_count() -> None:
     assert verdict.counts == Counts(supported=25, incorrect_extras=1)
 
 
-def test_vague_is_a_verdict_of_the_lenient_rubric_alone() -> None:
-    claims = [{"claim": "A plaque.", "verdict": "vague"}]
-    assert [read(json.dumps(verdict_json(task, claims=claims)), task) is not None for task in TASKS] == [
-        False,
-        False,
-        False,
-        True,
-    ]
-    assert "vague" not in claim_verdicts("t3.1")
+def test_vague_is_a_verdict_everywhere_and_worth_something_under_the_lenient_rubric_alone() -> None:
+    claims = [{"claim": "A plaque.", "verdict": "vague"}, {"claim": "It is red.", "verdict": "supported"}]
+    texts = {}
+    for task in TASKS:
+        verdict = read(json.dumps(verdict_json(task, claims=claims, incorrect_extras=[])), task)
+        assert verdict is not None
+        texts[task] = graded(task, verdict)["text"]
+    assert texts == pytest.approx({"t1.1": 50, "t1.2": 50, "t3.1": 50, "t3.2": 65})
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_what_is_no_verdict_is_not_read(text: str) -> None:
 def test_what_fits_the_schema_and_names_a_claim_is_read(data: st.DataObject, task: OpenTask) -> None:
     schema = verdict_schema(task)
     jsonschema.Draft202012Validator.check_schema(schema)
-    claim = st.fixed_dictionaries({"claim": st.text(max_size=5), "verdict": st.sampled_from(claim_verdicts(task))})
+    claim = st.fixed_dictionaries({"claim": st.text(max_size=5), "verdict": st.sampled_from(get_args(ClaimVerdict))})
     parts: dict[str, st.SearchStrategy[Any]] = {
         "claims": st.lists(claim, min_size=1, max_size=30),
         "incorrect_extras": st.lists(st.text(max_size=5), max_size=3),

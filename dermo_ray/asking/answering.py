@@ -35,6 +35,8 @@ class Tally:
     """Tokens that were written in this run."""
     failed: Counter[str] = field(default_factory=Counter)
     """Questions without an answer, by reason; a later run asks them again."""
+    said: dict[str, str] = field(default_factory=dict)
+    """What the first failure of each reason said."""
     over_budget: int = 0
     """Questions that were not asked, or not again, as the budget was spent."""
 
@@ -100,6 +102,7 @@ class Answering:
 
     def _count(self, failure: AskFailed) -> None:
         self.tally.failed[failure.reason] += 1
+        self.tally.said.setdefault(failure.reason, failure.detail)
         self.failures_in_a_row += 1
         if self.failures_in_a_row >= self.settings.give_up_after:
             raise UserError(

@@ -57,14 +57,12 @@ async def respond(
     method: Method,
     settings: BenchSettings,
     taxonomy: Taxonomy,
-    *,
-    compat: bool = False,
 ) -> Response:
     """The response of whatever is behind `sample`; `images` are the item's, in RGB."""
     questioner = _Questioner(sample, item, tuple(images), method, settings)
     if TASKS[item.task].scoring == "walk":
         texts, steps = [], []
-        walk = begin(item, instruct=settings.instruct, compat=compat)
+        walk = begin(item, instruct=settings.instruct)
         while not walk.done:
             asked = item.questions[len(walk.answers)]
             text, step = await questioner.ask(walk.turns, _option_reading(asked, lettered=False), asked)

@@ -9,7 +9,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dermo_ray.bench.statistics import Interval, Labels, bootstrap_mean, bootstrap_statistic, macro_mean
+from dermo_ray.bench.statistics import (
+    Interval,
+    Labels,
+    bootstrap_mean,
+    interval,
+    macro_mean,
+    resampled_class_means,
+)
 from dermo_ray.records import Record
 
 
@@ -31,7 +38,7 @@ class ClassScore(Record):
     """Share of its items that were answered with it; None where it has no items."""
     precision: Interval | None
     """Share right of the answers that name it; None where none does."""
-    f1: float
+    f1: Interval
     """Harmonic mean of both, 0 where no answer is right."""
 
 
@@ -66,8 +73,8 @@ def macro_average(
     seed: int = 0,
 ) -> Interval:
     """The mean over the names of each one's mean of `values` [n], whatever their sizes."""
-    codes = np.unique(np.asarray(names), return_inverse=True)[1]
-    return bootstrap_statistic([values, codes], macro_mean, groups=groups, resamples=resamples, seed=seed)
+    means = resampled_class_means(values, names, groups=groups, resamples=resamples, seed=seed)
+    return interval(macro_mean(values, names), np.nanmean(means, axis=1))
 
 
 def by_class(
@@ -79,10 +86,10 @@ def by_class(
     seed: int = 0,
 ) -> dict[str, ClassScore]:
     """Every label in `truth` or `predicted` [n each], in alphabetical order; None is no answer, and so a wrong one."""
+    drawn = np.arange(len(truth)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
 
-    def share(chosen: NDArray[np.intp]) -> Interval | None:
-        drawn = None if groups is None else np.asarray(groups)[chosen]
-        return bootstrap_mean(right[chosen], groups=drawn, resamples=resamples, seed=seed) if len(chosen) else None
+    def share(chosen: NDArray[np.intp]) -> Interval:
+        return bootstrap_mean(right[chosen], groups=drawn[chosen], resamples=resamples, seed=seed)
 
     right = np.array([label == answer for label, answer in zip(truth, predicted, strict=True)], dtype=np.float64)
     table = {}
@@ -91,9 +98,10 @@ def by_class(
         table[label] = ClassScore(
             items=len(own),
             predicted=len(answered),
-            recall=share(own),
-            precision=share(answered),
-            f1=2 * float(right[own].sum()) / (len(own) + len(answered)),
+            recall=share(own) if len(own) else None,
+            precision=share(answered) if len(answered) else None,
+            # a right answer stands in both columns: 2 right / (true + answered)
+            f1=share(np.concatenate([own, answered])),
         )
     return table
 

@@ -12,9 +12,10 @@ Held-out are the images of one split and those of benchmark sources, which make 
 
 Invariants: an item is a function of its sample, the labels it is told apart from, and the seed; no machine-made
 morphology is a reference, and a machine-made text only where no morphology is known, which `Facts.annotator` then says.
+Where neither is there, the reference of a reasoning task (t3.1, t3.2) is the diagnosis alone.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +32,7 @@ from dermo_ray.bench.tasks.items import BenchItem, Facts, Items, TaskId, gather
 from dermo_ray.bench.tasks.registry import TASKS
 from dermo_ray.data.corpus import SAMPLES_FILE
 from dermo_ray.data.formats import FormatContext, trajectories
+from dermo_ray.data.formats.reasoning import diagnosis_alone
 from dermo_ray.data.manifest import LAYOUT_VERSION, read_manifest
 from dermo_ray.data.samples import StoredSample
 from dermo_ray.data.splits import BENCHMARK, uniform
@@ -65,18 +67,21 @@ def build(
     tasks: Iterable[TaskId] = tuple(TASKS),
     *,
     split: Split = "test",
+    sources: Collection[str] | None = None,
     style: Style | None = None,
     seed: int = 0,
     limit: int | None = None,
 ) -> dict[TaskId, Items]:
     """The items of each of `tasks` from a folder that `jobs.prepare` wrote, in the order of their samples.
 
-    `style` is the wording of the questions, by default that of the folder's own records; `limit` keeps at most so many
-    items of a task (of each data set of t2.4), drawn by `seed`. A task that the data give no item for comes out empty.
+    `sources` keeps the images of these data sets alone; wrong options still come from the labels of all that a model
+    was trained on. `style` is the wording of the questions, by default that of the folder's own records; `limit` keeps
+    at most so many items of a task (of each data set of t2.4), drawn by `seed`. A task that the data give no item for
+    comes out empty.
 
     Left out: not_annotated (the sample lacks what the task asks about), no_skin_tone.
 
-    Raises `UserError` where `prepared` is no prepared folder of this version.
+    Raises `UserError` where `prepared` is no prepared folder of this version, or has no held-out image of `sources`.
     """
     manifest = read_manifest(prepared)
     if manifest is None:
@@ -86,6 +91,8 @@ def build(
             f"{prepared} was written by another version of jobs.prepare: prepare it again with replace=true"
         )
     held_out = _held_out(pq.read_table(prepared / SAMPLES_FILE), split)
+    if sources is not None:
+        held_out = _of_sources(held_out, sources, prepared)
     context = FormatContext(
         style or manifest["settings"]["prompts"], taxonomy, seed=seed, features_per_image=len(SKINCON_FEATURES)
     )
@@ -132,6 +139,17 @@ def _held_out(table: pa.Table, split: Split) -> _HeldOut:
     )
 
 
+def _of_sources(held_out: _HeldOut, sources: Collection[str], prepared: Path) -> _HeldOut:
+    there = sorted({sample.source for sample in (*held_out.split, *held_out.benchmark)})
+    if missing := sorted(set(sources) - set(there)):
+        raise UserError(f"{prepared} has no held-out image of {', '.join(missing)}; it has those of {', '.join(there)}")
+    return replace(
+        held_out,
+        split=[sample for sample in held_out.split if sample.source in sources],
+        benchmark=[sample for sample in held_out.benchmark if sample.source in sources],
+    )
+
+
 def _truthful(sample: StoredSample) -> StoredSample:
     """The sample with its true morphology as the annotation, and in place of what a teacher wrote about it."""
     if sample.morphology is None:
@@ -171,8 +189,12 @@ def _items(task: TaskId, held_out: _HeldOut, context: FormatContext, root: Path)
 def _records(task: TaskId, sample: StoredSample, labels: tuple[str, ...], context: FormatContext) -> list[Trajectory]:
     if task in _SCHEMAS and (sample.annotation is None or sample.annotation.schema != _SCHEMAS[task]):
         return []
-    options = _with_fillers(labels, _OPTIONS.get(_FORMATS[task], 0), context.taxonomy, context.seed)
-    return trajectories(sample, _FORMATS[task], replace(context, labels=options))
+    name = _FORMATS[task]
+    options = _with_fillers(labels, _OPTIONS.get(name, 0), context.taxonomy, context.seed)
+    asked = trajectories(sample, name, replace(context, labels=options))
+    if not asked and (name == "reasoning" or name == "morph_reasoning"):
+        return diagnosis_alone(sample, name, context)
+    return asked
 
 
 @lru_cache(maxsize=64)
@@ -196,4 +218,4 @@ def limited(found: Items, limit: int | None, seed: int) -> Items:
     for item in found.items:
         places.setdefault(item.facts.subset, []).append(item.id)
     kept = {name for ids in places.values() for name in sorted(ids, key=lambda i: uniform(f"{seed}/{i}"))[:limit]}
-    return Items([item for item in found.items if item.id in kept], found.left_out)
+    return Items([item for item in found.items if item.id in kept], found.left_out, found.absent)

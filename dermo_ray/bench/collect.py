@@ -39,8 +39,6 @@ async def collect(
     cache: Cache,
     settings: BenchSettings,
     progress: Callable[[Collected], None],
-    *,
-    compat: bool = False,
 ) -> Collected:
     """Have `policy` answer every item by every method; `progress` is called after every one.
 
@@ -54,7 +52,7 @@ async def collect(
     found: dict[int, Response] = {}
     missing: list[tuple[int, str]] = []
     for place, (item, method) in enumerate(asked):
-        name = key(item, method, fingerprint, settings, compat=compat)
+        name = key(item, method, fingerprint, settings)
         record = asking.kept(name)
         if record is None:
             missing.append((place, name))

@@ -34,12 +34,15 @@ class Columns:
     truth: list[str]
     """The same of the right answer."""
     abstained: NDArray[np.bool_]
+    verdicts: tuple[Scored, ...] = ()
+    """The scores of the items, in their order; empty for open tasks."""
 
 
 def columns(items: Sequence[BenchItem], responses: Iterable[Response], taxonomy: Taxonomy) -> Columns | None:
     """The columns of one method's `responses` to `items` of one task; None where nothing has a right answer."""
     by_item = {response.item: response for response in responses}
     rows: list[tuple[BenchItem, int, bool, str | None, str, Step | None]] = []
+    scored: list[Scored] = []
     if TASKS[items[0].task].scoring == "judge":
         for item in items:
             response = by_item.get(item.id)
@@ -59,6 +62,23 @@ def columns(items: Sequence[BenchItem], responses: Iterable[Response], taxonomy:
         answers=[row[3] for row in rows],
         truth=[row[4] for row in rows],
         abstained=np.array([row[5] is None or row[5].abstain for row in rows]),
+        verdicts=tuple(scored),
+    )
+
+
+def compat_columns(kept: Sequence[tuple[BenchItem, Scored]]) -> Columns:
+    """The columns of greedy answers that were scored by the authors' rules; their confidence is not looked at."""
+    rows = [(item, verdict, place) for item, verdict in kept for place in range(len(verdict.right))]
+    choice = TASKS[kept[0][0].task].scoring == "choice"
+    return Columns(
+        items=[item for item, _, _ in rows],
+        places=[place for _, _, place in rows],
+        groups=np.array([group_of(item) for item, _, _ in rows]),
+        right=np.array([verdict.right[place] for _, verdict, place in rows]),
+        confidence=np.zeros(len(rows)),
+        answers=[verdict.extracted[place] for _, verdict, place in rows],
+        truth=[item.reference[:1] if choice else item.questions[place].answer or "" for item, _, place in rows],
+        abstained=np.zeros(len(rows), dtype=np.bool_),
     )
 
 

@@ -8,6 +8,7 @@ Invariant: nothing here is used unless `compat` is asked for.
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 _WORD = re.compile(r"\w+")
@@ -49,6 +50,14 @@ def fairness_score(accuracies: Mapping[str, float]) -> float:
         return 1.0
     best, worst = max(accuracies.values()), min(accuracies.values())
     return 1 - (best - worst) / best if best > 0 else 0.0
+
+
+def macro_f1(truth: Sequence[str], answers: Sequence[str]) -> float:
+    """Derm7pt: the mean over letters, those that were only answered included, of the F1 of each; 0 without answers."""
+    letters = sorted({*truth, *answers})
+    right = Counter(true for true, answer in zip(truth, answers, strict=True) if true == answer)
+    seen = Counter(truth) + Counter(answers)
+    return sum(2 * right[letter] / seen[letter] for letter in letters) / max(1, len(letters))
 
 
 def last_of_each(ids: Sequence[str]) -> list[int]:

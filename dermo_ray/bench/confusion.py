@@ -4,6 +4,7 @@ Invariant: every counted answer is in one cell; with many labels rows and column
 deep as fits.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 from dermo_ray.records import Record
@@ -25,10 +26,12 @@ class Confusion(Record):
     """The superclass of each name."""
     counts: list[list[int]]
     """[true, answered]."""
+    outside: dict[str, int]
+    """Questions whose true label is not in the tree, by label: they are in no cell."""
 
 
 def confusion(truth: Sequence[str], answers: Sequence[str | None], taxonomy: Taxonomy) -> Confusion | None:
-    """The matrix over diagnoses [n each]; None where no true one is in the tree. Those that are not are left out."""
+    """The matrix over diagnoses [n each]; None where no true one is in the tree; those that are not stand apart."""
     known = [
         (label, answer) for name, answer in zip(truth, answers, strict=True) if (label := taxonomy.canonical(name))
     ]
@@ -55,4 +58,5 @@ def confusion(truth: Sequence[str], answers: Sequence[str | None], taxonomy: Tax
         names=[node[-1] for node in nodes] + [OTHER] * unknown,
         categories=[node[0] for node in nodes] + [""] * unknown,
         counts=counts,
+        outside=dict(sorted(Counter(label for label in truth if taxonomy.canonical(label) is None).items())),
     )

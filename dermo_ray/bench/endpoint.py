@@ -16,6 +16,7 @@ from PIL import Image
 
 from dermo_ray.asking.endpoint import completion_client
 from dermo_ray.bench.answering import Asked, Respond, respond
+from dermo_ray.bench.images import read_images
 from dermo_ray.bench.responses import Response
 from dermo_ray.bench.tasks import BenchItem
 from dermo_ray.cct import Sample, decode_tokens
@@ -30,7 +31,7 @@ _ROLES = {"human": "user", "gpt": "assistant"}
 
 @asynccontextmanager
 async def endpoint_policy(
-    policy: PolicySettings, settings: BenchSettings, taxonomy: Taxonomy, *, compat: bool
+    policy: PolicySettings, settings: BenchSettings, taxonomy: Taxonomy
 ) -> AsyncIterator[Respond]:
     """The server of `policy.endpoint`, which must be set. Raises `UserError` where the environment lacks its key."""
     endpoint = policy.endpoint
@@ -45,19 +46,10 @@ async def endpoint_policy(
             return as_sample(await complete(body))
 
         async def answer(item: BenchItem, method: Method) -> Response:
-            images = await asyncio.to_thread(read_images, item.images)
-            return await respond(sample, item, images, method, settings, taxonomy, compat=compat)
+            images = await asyncio.to_thread(read_images, item.images, settings.max_pixels)
+            return await respond(sample, item, images, method, settings, taxonomy)
 
         yield answer
-
-
-def read_images(paths: tuple[str, ...]) -> list[Image.Image]:
-    """The images of an item in RGB."""
-    images = []
-    for path in paths:
-        with Image.open(path) as file:
-            images.append(file.convert("RGB"))
-    return images
 
 
 def request(

@@ -6,7 +6,7 @@ Invariants: equal answers to one reference are judged once and score alike; an a
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
+from pydantic import Field
 
 from dermo_ray.bench.columns import group_of
 from dermo_ray.bench.judges import Judgement, JudgeReport, OpenAnswer, OpenTask, compare_offline, judge
@@ -15,7 +15,7 @@ from dermo_ray.bench.judges.rubrics import Part
 from dermo_ray.bench.measures import Bootstrap
 from dermo_ray.bench.responses import Response
 from dermo_ray.bench.statistics import Interval, bootstrap_mean
-from dermo_ray.bench.tasks import TASKS, BenchItem, comparison
+from dermo_ray.bench.tasks import TASKS, BenchItem, comparison, open_ended
 from dermo_ray.config.judge import JudgeSettings
 from dermo_ray.records import Record
 from dermo_ray.taxonomy import Taxonomy
@@ -33,11 +33,13 @@ class OpenScore(Record):
     """Only figures of one judge compare; offline ones with none of the paper's."""
     score: Interval | None
     """0 to 100; None where nothing was judged."""
-    parts: dict[Part, float]
-    """The mean of each part, 0 to 100."""
+    parts: dict[Part, Interval]
+    """The mean of each part, 0 to 100, over the answers whose reference has it."""
     items: int
     unjudged: int
     """Answers without a verdict, which have no score."""
+    of_items: dict[str, float] = Field(default={})
+    """The score of each item that has one, by which two policies are compared."""
 
 
 class OpenPair(NamedTuple):
@@ -70,13 +72,20 @@ def judge_offline(pairs: Iterable[OpenPair], taxonomy: Taxonomy) -> dict[OpenAns
     return judged
 
 
+def for_judge(pairs: Iterable[OpenPair]) -> list[OpenAnswer]:
+    """The answers that a judge can score, each once: those to a reference of more than a diagnosis."""
+    answers = dict.fromkeys(pair.answer for pair in pairs)
+    return [answer for answer in answers if open_ended.parts(answer.reference).prose]
+
+
 async def judge_all(
-    pairs: Iterable[OpenPair], settings: JudgeSettings, progress: Callable[[JudgeReport], None]
+    pairs: Sequence[OpenPair], settings: JudgeSettings, progress: Callable[[JudgeReport], None]
 ) -> tuple[dict[OpenAnswer, Judgement | None], JudgeReport]:
     """The judge's scores of every answer, and what came of its questions. Raises `UserError` as `judge` does."""
-    answers = list(dict.fromkeys(pair.answer for pair in pairs))
+    answers = for_judge(pairs)
     report = await judge(answers, settings, progress)
-    return dict(zip(answers, report.judgements, strict=True)), report
+    judged = dict.fromkeys((pair.answer for pair in pairs), None)
+    return judged | dict(zip(answers, report.judgements, strict=True)), report
 
 
 def open_score(
@@ -86,15 +95,19 @@ def open_score(
     pairs = open_answers(items, responses)
     found = [(pair.item, judgement) for pair in pairs if (judgement := judgements[pair.answer]) is not None]
     scores = [judgement.score for _, judgement in found]
-    parts: dict[Part, list[float]] = {}
-    for _, judgement in found:
+    parts: dict[Part, list[tuple[float, str]]] = {}
+    for item, judgement in found:
         for part, value in judgement.parts.items():
-            parts.setdefault(part, []).append(value)
+            parts.setdefault(part, []).append((value, group_of(item)))
     groups = [group_of(item) for item, _ in found]
     return OpenScore(
         judged_by=found[0][1].method if found else "offline",
         score=bootstrap_mean(scores, groups=groups, **bootstrap._asdict()) if scores else None,
-        parts={part: float(np.mean(values)) for part, values in parts.items()},
+        parts={
+            part: bootstrap_mean([v for v, _ in rows], groups=[group for _, group in rows], **bootstrap._asdict())
+            for part, rows in parts.items()
+        },
         items=len(found),
         unjudged=len(pairs) - len(found),
+        of_items={item.id: judgement.score for item, judgement in found},
     )

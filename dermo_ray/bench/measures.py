@@ -13,13 +13,14 @@ from pydantic import Field
 from dermo_ray.bench import paired
 from dermo_ray.bench.breakdown import GroupScore, by_group, macro_average
 from dermo_ray.bench.calibration import Calibration, ReliabilityBin, calibration, reliability
-from dermo_ray.bench.columns import Columns
+from dermo_ray.bench.columns import Columns, compat_columns
 from dermo_ray.bench.fairness import Fairness, fairness
 from dermo_ray.bench.paired import PairedComparison
 from dermo_ray.bench.responses import Response
 from dermo_ray.bench.selective import Selective, risk_coverage, selective
 from dermo_ray.bench.statistics import FloatArray, Interval, bootstrap_mean, bootstrap_statistic
-from dermo_ray.bench.tasks import TaskResult
+from dermo_ray.bench.tasks import BenchItem, Scored, TaskResult
+from dermo_ray.bench.tasks.scoring import counted_by_the_authors
 from dermo_ray.config.bench import Method
 from dermo_ray.records import Record
 
@@ -31,6 +32,8 @@ PAIRS: tuple[tuple[Method, Method], ...] = (
     ("greedy", "cct"),
     ("majority", "cct"),
     ("greedy", "majority"),
+    ("greedy", "cct_early"),
+    ("majority", "cct_early"),
     ("cct", "cct_early"),
 )
 """Which methods are set side by side: before, after."""
@@ -150,6 +153,37 @@ def intervals(result: TaskResult, answers: Columns, bootstrap: Bootstrap) -> dic
         elif name == "gap":
             made[name] = _gap(answers, bootstrap)
     return made
+
+
+def compat_intervals(
+    result: TaskResult, items: Sequence[BenchItem], scored: Sequence[Scored], bootstrap: Bootstrap, left_out: int
+) -> dict[str, Interval]:
+    """The intervals of the means in `result`, which is by the authors' rules, over the rows that these count."""
+    kept = counted_by_the_authors(list(zip(items, scored, strict=True)))
+    if not kept:
+        return {}
+    answers = compat_columns(kept)
+    made = intervals(result, answers, bootstrap)
+    if left_out:  # they are divided by rows that nothing is known of
+        made = {name: value for name, value in made.items() if name not in ("avg_corrections", "pct_zero_correction")}
+    if result.task == "t1.3":
+        letters = [answers.truth, [answer or "" for answer in answers.answers]]
+        codes = np.unique(np.array(letters), return_inverse=True)[1].reshape(2, -1)
+        made["macro_f1"] = bootstrap_statistic(list(codes), _macro_f1, groups=answers.groups, **bootstrap._asdict())
+    by_subset = tables(answers, bootstrap).get("subset", {}) if result.task == "t2.4" else {}
+    return made | {f"accuracy, {subset}": score.mean for subset, score in by_subset.items()}
+
+
+def _macro_f1(truth: FloatArray, said: FloatArray, weights: FloatArray) -> FloatArray:
+    """The mean F1 over letters in each resample, over those that occur in it."""
+    sums = np.zeros(len(weights))
+    present = np.zeros(len(weights))
+    for letter in np.unique([truth, said]):
+        seen = weights @ (truth == letter) + weights @ (said == letter)
+        right = weights @ ((truth == letter) & (said == letter))
+        sums += np.divide(2 * right, seen, out=np.zeros_like(seen), where=seen > 0)
+        present += seen > 0
+    return sums / present
 
 
 def fairness_of(answers: Columns, bootstrap: Bootstrap) -> Fairness:

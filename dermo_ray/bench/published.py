@@ -3,6 +3,7 @@
 Source: Table 3 of arXiv 2601.01868v1 in a third party's transcription (`published.yaml`).
 """
 
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -28,8 +29,8 @@ def published() -> PublishedTable:
     return PublishedTable.model_validate(values)
 
 
-def comparability(*, released: bool, limited: bool, compat: bool) -> str:
-    """What a reader must know before setting our figures beside the paper's."""
+def comparability(*, released: bool, limited: bool, compat: bool, missing: Sequence[str] = ()) -> str:
+    """What a reader must know before setting our figures beside the paper's; `missing` are tasks and data sets."""
     if not released:
         return (
             "Nothing here compares with the paper's figures: these items were built from other images in the form of "
@@ -51,4 +52,5 @@ def comparability(*, released: bool, limited: bool, compat: bool) -> str:
         "CCT here is ours, as the paper's formulas are not public. Hierarchical diagnosis has no public walk, open "
         "tasks depend on the judge, and the paper's columns for them are not known: none of these compare."
     )
-    return f"{items} {rules} {limits}"
+    gaps = f" Not asked: {'; '.join(missing)}; means are over what was asked." if missing else ""
+    return f"{items}{gaps} {rules} {limits}"

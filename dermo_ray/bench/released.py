@@ -179,18 +179,18 @@ def read_release(
     style: Style = "full",
     seed: int = 0,
 ) -> dict[TaskId, Items]:
-    """The items of those `tasks` whose files lie below `root`, the benchmark's folder; see `read`.
+    """The items of `tasks` from their files below `root`, the benchmark's folder; see `read`.
 
-    Tasks without a file are left out, and so are missing data sets of a task that has several. Raises `UserError` where
-    no file is there.
+    A task without a file is empty; `absent` names the files that are not there, also those of single data sets. Raises
+    `UserError` where no file is there.
     """
     reader = partial(read, images=images, skin_tones=skin_tones, taxonomy=taxonomy, style=style, seed=seed)
     released: dict[TaskId, Items] = {}
     for task in tasks:
         there = [(next(filter(Path.is_file, map(root.joinpath, file.names)), None), file) for file in FILES[task]]
-        if files := [reader(task, path, subset=file.subset) for path, file in there if path is not None]:
-            released[task] = _joined(files)
-    if not released:
+        files = [reader(task, path, subset=file.subset) for path, file in there if path is not None]
+        released[task] = _joined(files, tuple(file.names[0] for path, file in there if path is None))
+    if all(len(found.absent) == len(FILES[task]) for task, found in released.items()):
         raise UserError(f"{root} holds no benchmark file; give the folder that has task1, task2, task3 and task4 in it")
     return released
 
@@ -268,9 +268,9 @@ def _file_name(path: str) -> str:
     return path.replace("\\", "/").rpartition("/")[2].casefold()
 
 
-def _joined(several: list[Items]) -> Items:
+def _joined(several: list[Items], absent: tuple[str, ...]) -> Items:
     left_out = sum((Counter(part.left_out) for part in several), Counter[str]())
-    return Items([item for part in several for item in part.items], dict(sorted(left_out.items())))
+    return Items([item for part in several for item in part.items], dict(sorted(left_out.items())), absent)
 
 
 def _rows(path: Path) -> Iterator[_Row]:

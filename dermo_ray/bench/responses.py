@@ -1,8 +1,8 @@
 """What a policy answered to an item by one method, and what it cost; one record a response, kept as JSON.
 
 Invariants: a response holds all that scoring needs, so that figures are made again without asking; its key covers all
-that it depends on (question, pixels, weights, method and seed), so that a kept response is never that of another
-question.
+that it depends on (question, pixels, weights, method, seed, and the tree that diagnoses are read by), so that a kept
+response is never that of another question.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ from dermo_ray.bench.tasks import TASKS, Answer, BenchItem, TaskId
 from dermo_ray.checkpoints import file_sha256
 from dermo_ray.config.bench import BenchSettings, Method
 from dermo_ray.records import Record
+from dermo_ray.taxonomy import Taxonomy
 
 FORMAT = 1
 """Part of every key: raised where responses come to mean something else."""
@@ -85,7 +86,7 @@ def methods_of(task: TaskId, settings: BenchSettings) -> tuple[Method, ...]:
     return ("greedy",) if task in ("t1.1", "t1.2") else settings.methods
 
 
-def key(item: BenchItem, method: Method, policy: str, settings: BenchSettings, *, compat: bool) -> str:
+def key(item: BenchItem, method: Method, policy: str, settings: BenchSettings) -> str:
     """What a response is kept under; `policy` is a fingerprint of the weights, or of a server and its model's name."""
     depends_on: dict[str, Any] = {
         "format": FORMAT,
@@ -93,13 +94,16 @@ def key(item: BenchItem, method: Method, policy: str, settings: BenchSettings, *
         "item": item.id,
         "questions": [question.model_dump(mode="json") for question in item.questions],
         "modality": item.facts.modality,
-        "images": [file_hash(path) for path in item.images],
+        "images": [_image_hash(path) for path in item.images],
         "method": method,
         "instruct": settings.instruct,
         "max_tokens": settings.max_tokens.choice if item.questions[0].options else settings.max_tokens.open,
         "seed": settings.items.seed,
-        "compat": compat and TASKS[item.task].scoring == "walk",  # rules of correction decide what is asked next
     }
+    if settings.max_pixels is not None:
+        depends_on["max_pixels"] = settings.max_pixels
+    if TASKS[item.task].axis == "reasoning":
+        depends_on["taxonomy"] = _tree_hash(settings.items.taxonomy)
     if method != "greedy":
         depends_on["cct"] = settings.cct.model_dump(mode="json", exclude={"adaptation"})
     if method == "cct_early":
@@ -117,6 +121,21 @@ def item_seed(item: BenchItem, seed: int) -> int:
 def file_hash(path: str) -> str:
     """SHA-256 of a file; images and weights don't change while a policy is asked."""
     return file_sha256(Path(path))
+
+
+def _image_hash(path: str) -> str:
+    """The hash of an image; of one that can't be read no answer is ever kept."""
+    try:
+        return file_hash(path)
+    except OSError:
+        return "unreadable"
+
+
+@lru_cache(maxsize=8)
+def _tree_hash(path: Path | None) -> str:
+    """The hash of a tree's content, wherever its file is."""
+    leaves = Taxonomy.load(path).leaves
+    return _digest({"leaves": [[leaf.label, leaf.path, leaf.synonyms] for leaf in leaves]})
 
 
 def weights_hash(folders: Sequence[Path], facts: Mapping[str, Any]) -> str:

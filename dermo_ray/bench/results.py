@@ -18,6 +18,7 @@ from dermo_ray.bench.measures import (
     Bootstrap,
     MethodDifference,
     MethodMeasures,
+    compat_intervals,
     differences,
     fairness_of,
     intervals,
@@ -48,6 +49,8 @@ class TaskReport(Record):
     """Of those measures."""
     compat: TaskResult | None = None
     """The same answers under the rules of the authors' scripts."""
+    compat_intervals: dict[str, Interval] = Field(default={})
+    """Of those measures that are means, and of t2.4 the accuracy on each data set."""
     scores: dict[Method, OpenScore] = Field(default={})
     """Of open tasks."""
     methods: dict[Method, MethodMeasures]
@@ -72,19 +75,22 @@ class PolicyReport(Record):
     """The checkpoint, model or server behind the name."""
     fingerprint: str
     counts: dict[str, Any]
-    """What came of the questions: cached, asked, failed by reason, over_budget, tokens of this run."""
+    """What came of the questions: cached, asked, failed by reason and what each `said` first, over_budget, tokens of
+    this run."""
     tasks: dict[TaskId, TaskReport]
     macro: dict[str, Interval]
     """Means of the greedy accuracy over tasks, each counting alike; over those of `assemble.MACRO` that were asked."""
 
 
 class PolicyComparison(Record):
-    """Two policies on the same questions, by one method."""
+    """Two policies on the same questions, by one method: right answers, and scores of open tasks."""
 
     before: str
     after: str
     method: Method
     tasks: dict[TaskId, PairedComparison]
+    scores: dict[TaskId, PairedComparison] = Field(default={})
+    """Of open tasks, from 0 to 100, on the items that both have a score of."""
 
 
 class BenchReport(Record):
@@ -98,6 +104,8 @@ class BenchReport(Record):
     items: dict[TaskId, int]
     left_out: dict[TaskId, dict[str, int]]
     """Rows that gave no item, by reason."""
+    missing: dict[str, str]
+    """Tasks, and files of a task's data sets, that were asked for and gave no item, with the reason."""
     policies: list[PolicyReport]
     comparisons: list[PolicyComparison]
     published: PublishedTable
@@ -114,8 +122,14 @@ def task_report(
     settings: BenchSettings,
     *,
     compat: bool = False,
+    temperature: float | None = None,
+    left_out: int = 0,
 ) -> tuple[TaskReport, dict[Method, Columns]]:
-    """Measure the responses to items of one task; also gives each method's columns, to compare policies by."""
+    """Measure the responses to items of one task; also gives each method's columns, to compare policies by.
+
+    `temperature` is that which was fitted for CCT's adaptation; `left_out` are rows that gave no item, which `compat`
+    counts as walks.
+    """
     bootstrap = Bootstrap(settings.resamples, settings.items.seed)
     task = TASKS[items[0].task]
     # a method that nothing was answered by is wrong everywhere, not absent
@@ -134,7 +148,9 @@ def task_report(
         "items": len(items),
         "methods": measures,
         "differences": differences(answers, measures, bootstrap),
-        "adapted": adapted(by_method["cct"], answers["cct"], settings.cct, bootstrap) if "cct" in answers else None,
+        "adapted": adapted(by_method["cct"], answers["cct"], settings.cct, bootstrap, temperature)
+        if "cct" in answers
+        else None,
     }
     if task.scoring == "judge":
         report["scores"] = {
@@ -145,10 +161,12 @@ def task_report(
         return TaskReport(**report), answers
     if task.scoring != "judge":
         texts = [response.scored_answer for response in by_method["greedy"]]
-        report["greedy"] = aggregate(items, score_all(items, texts))
+        report["greedy"] = aggregate(items, greedy.verdicts)
         report["intervals"] = intervals(report["greedy"], greedy, bootstrap)
         if compat:
-            report["compat"] = aggregate(items, score_all(items, texts, compat=True), compat=True)
+            verdicts = score_all(items, texts, compat=True)
+            report["compat"] = aggregate(items, verdicts, compat=True, left_out=left_out)
+            report["compat_intervals"] = compat_intervals(report["compat"], items, verdicts, bootstrap, left_out)
     report["by"] = {method: tables(column, bootstrap) for method, column in answers.items()}
     if any(item.facts.skin_tone for item in items):
         report["fairness"] = {method: fairness_of(column, bootstrap) for method, column in answers.items()}

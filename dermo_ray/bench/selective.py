@@ -111,8 +111,9 @@ def _surest_first(sure: FloatArray) -> NDArray[np.intp]:
 def _blocks(sure: FloatArray, hits: FloatArray, weights: FloatArray) -> _Blocks:
     """The blocks of items [n], the surest first, under `weights` [R, n], how often each was drawn."""
     starts = np.flatnonzero(np.diff(sure, prepend=2.0))  # 2: no confidence is equal to it
-    items = np.add.reduceat(weights, starts, axis=1)
-    errors = np.add.reduceat(weights * (1 - hits), starts, axis=1)
+    items, errors = weights, weights * (1 - hits)
+    if len(starts) < len(sure):
+        items, errors = np.add.reduceat(items, starts, axis=1), np.add.reduceat(errors, starts, axis=1)
     return _Blocks(items, errors, np.cumsum(items, axis=1), np.cumsum(errors, axis=1))
 
 

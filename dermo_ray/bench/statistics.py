@@ -21,8 +21,8 @@ Statistic = Callable[..., Any]
 """Called with the columns, each [n], and `weights` [R, n]; returns the statistic of each resample, [R]."""
 
 _WEIGHTS_PER_CHUNK = 2_000_000  # 16 MB of float64
-_ITEMS_PER_VALUE = 8
-"""Drawing how often one value occurs takes about as long as drawing so many items."""
+_UNITS_PER_KIND = 8
+"""Drawing how often one kind of unit occurs takes about as long as drawing so many units."""
 
 
 @dataclass(frozen=True)
@@ -154,18 +154,45 @@ def resampled_means(
 ) -> FloatArray:
     """The mean of `values` [n] in each resample, [R]. Raises `ValueError` as `bootstrap_mean` does."""
     column = np.asarray(values, dtype=np.float64)
-    named = [column] if groups is None else [column, np.asarray(groups)]
+    means = resampled_class_means(column, np.zeros(column.shape), groups=groups, resamples=resamples, seed=seed)
+    return means[:, 0]
+
+
+def resampled_class_means(
+    values: ArrayLike,
+    names: ArrayLike,
+    *,
+    groups: ArrayLike | None = None,
+    resamples: int = 2000,
+    seed: int | Sequence[int] = 0,
+) -> FloatArray:
+    """The mean of `values` [n] for each of the C `names` [n], in their order, in each resample, [R, C].
+
+    NaN where no item of a name was drawn. Raises `ValueError` as `bootstrap_mean` does.
+    """
+    column, labels = np.asarray(values, dtype=np.float64), np.asarray(names)
+    named = [column, labels] if groups is None else [column, labels, np.asarray(groups)]
     items = _common_length(*named)
     bad = np.flatnonzero(~np.isfinite(column))
     if bad.size:
         raise ValueError(f"value is not finite: index {bad[0]}")
-    distinct, counts = np.unique(column, return_counts=True)
-    if groups is None and _ITEMS_PER_VALUE * len(distinct) <= items:
-        # how often each value is drawn is multinomial: the same distribution in a fraction of the time
-        drawn = np.random.default_rng(seed).multinomial(items, counts / items, size=resamples)
-        return np.asarray(drawn @ distinct / items)
-    chunks = _resampled_weights(items, groups, resamples, seed)
-    return np.concatenate([weights @ column / weights.sum(axis=1) for weights in chunks])
+    units = np.arange(items) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    classes, codes = np.unique(labels, return_inverse=True)
+    # what a unit adds to a resample: the sum and the number of its items of each class
+    shape = (int(units.max()) + 1, len(classes))
+    sums, counts = np.zeros(shape), np.zeros(shape)
+    np.add.at(sums, (units, codes), column)
+    np.add.at(counts, (units, codes), 1)
+    kinds, numbers = np.unique(np.concatenate([sums, counts], axis=1), axis=0, return_counts=True)
+    if _UNITS_PER_KIND * len(kinds) <= len(sums):
+        # how often units of each kind are drawn is multinomial: the same distribution in a fraction of the time
+        drawn = np.random.default_rng(seed).multinomial(len(sums), numbers / len(sums), size=resamples)
+        totals = drawn @ kinds
+    else:
+        both = np.concatenate([sums, counts], axis=1)
+        totals = np.concatenate([weights @ both for weights in _resampled_weights(len(sums), None, resamples, seed)])
+    sums, counts = totals[:, : len(classes)], totals[:, len(classes) :]
+    return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
 
 
 def interval(point: float, resampled: FloatArray, level: float = 0.95) -> Interval:

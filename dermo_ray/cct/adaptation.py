@@ -59,8 +59,13 @@ def adapt(
 
 
 def tempered(posterior: Posterior, temperature: float) -> dict[str, float]:
-    """The posterior to the power 1 / temperature, normalised; above 1 it becomes less sure."""
-    return _normalised({label: p ** (1 / temperature) for label, p in posterior.items()})
+    """The posterior to the power 1 / temperature, normalised; above 1 it becomes less sure.
+
+    Powers are taken of what is left of the greatest probability, so that it stays above 0 at any temperature.
+    """
+    most = max(posterior.values())
+    masses = {label: math.exp(math.log(p / most) / temperature) if p > 0 else 0.0 for label, p in posterior.items()}
+    return _normalised(masses)
 
 
 def shifted(posterior: Posterior, old: Mapping[str, float], new: Mapping[str, float]) -> dict[str, float]:

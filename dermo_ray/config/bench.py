@@ -56,6 +56,8 @@ class ItemSettings(Settings):
     """Folder that jobs.prepare wrote, to build items of the same form from its held-out images."""
     split: Split = "test"
     """With `prepared`: the split to ask about; benchmark sources are always asked about."""
+    sources: list[str] | None = Field(default=None, min_length=1)
+    """With `prepared`: images of these data sets alone, such as [ham10000]; null asks about all that are held out."""
     style: Style | None = None
     """Wording of questions that are made here; null is that of the prepared folder, or `full` for released files."""
     taxonomy: AbsolutePath | None = None
@@ -73,6 +75,8 @@ class ItemSettings(Settings):
             raise ValueError("images=DIR belongs to release=DIR: give both, or neither")
         if self.skin_tones is not None and self.release is None:
             raise ValueError("skin_tones belongs to release=DIR: a prepared folder knows its skin tones")
+        if self.sources is not None and self.release is not None:
+            raise ValueError("sources belongs to prepared=DIR: released files are chosen by tasks")
         return self
 
 
@@ -104,6 +108,8 @@ class BenchSettings(AskingSettings):
     """How `cct_early` stops."""
     instruct: bool = False
     """Add how to answer to every question, for models that were not trained on such data."""
+    max_pixels: int | None = Field(default=None, ge=1024)
+    """Images with more pixels are scaled down to so many before any view is made; null shows them as they are."""
     max_tokens: LengthSettings = LengthSettings()
     """Longest answers."""
     cct: CCTConfig = CCTConfig(tau=0.0)
@@ -128,8 +134,13 @@ class BenchSettings(AskingSettings):
             raise ValueError("tasks and methods each need at least one entry")
         if "greedy" not in self.methods:
             raise ValueError("methods needs greedy: it is what published figures are, and what others compare with")
+        if "majority" not in self.methods and not {"cct", "cct_early"}.isdisjoint(self.methods):
+            raise ValueError("methods needs majority beside cct: a plain vote at equal cost is what CCT is measured by")
         if self.cct.stop != "never":
             raise ValueError("cct.stop must stay never here: cct_early is CCT that stops, and bench.early says how")
+        fit = self.cct.adaptation.fit
+        if fit is not None and (self.items.prepared is None or fit == self.items.split):
+            raise ValueError("cct.adaptation.fit needs items.prepared, and another split than items.split")
         local = any(policy.endpoint is None for policy in self.policies)
         if local and max(self.max_tokens.choice, self.max_tokens.open) >= self.engine.max_model_len:
             raise ValueError("max_tokens must leave room for the prompt within engine.max_model_len")

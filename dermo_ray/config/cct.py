@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from dermo_ray.config.base import Settings
+from dermo_ray.config.base import AbsolutePath, Settings
 
 ViewName = Literal[
     "identity",
@@ -43,11 +43,27 @@ class AdaptationSettings(Settings):
     """How posteriors are corrected over a stream of images. Off by default; weights and rollouts stay as they are."""
 
     temperature: float = Field(default=1.0, gt=0)
-    """Posteriors are raised to 1 over this, as `fit_temperature` finds it on labelled validation images; 1 is off."""
+    """Posteriors are raised to 1 over this; 1 is off."""
+    fit: Literal["train", "val"] | None = None
+    """In an evaluation: find the temperature of each task on the items of this split, which are asked by CCT first."""
     prior_shift: bool = False
     """Estimate how often each label occurs in the stream, and correct the posteriors for it."""
+    training_prior: dict[str, float] | None = Field(default=None, min_length=1)
+    """How frequent each diagnosis was in training, as shares or counts; null takes all for alike."""
+    trained_on: AbsolutePath | None = None
+    """The same from the manifest of this prepared folder."""
     min_items: int = Field(default=100, ge=1)
     """A shorter stream says too little about how often labels occur: no prior shift."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "AdaptationSettings":
+        if self.training_prior is not None and self.trained_on is not None:
+            raise ValueError("training_prior and trained_on both say how frequent labels were: give one of them")
+        if self.training_prior is not None and min(self.training_prior.values()) <= 0:
+            raise ValueError("training_prior needs a share above 0 for every label")
+        if self.fit is not None and self.temperature != 1:
+            raise ValueError("fit finds the temperature: leave adaptation.temperature out")
+        return self
 
 
 class CCTConfig(Settings):

@@ -2,6 +2,8 @@
 
 from dermo_ray.bench.results import BenchReport, PolicyReport, TaskReport
 from dermo_ray.bench.statistics import Interval
+from dermo_ray.config.bench import Method
+from dermo_ray.report.figures import figures_of
 
 _USE = (
     "**Research only.** This model is not a medical device. Its answers are no diagnosis and no advice about anybody's "
@@ -36,14 +38,14 @@ def _table(policy: PolicyReport) -> list[str]:
     return rows
 
 
-def _value(task: TaskReport, method: str) -> str:
-    for name, measured in task.methods.items():
-        if name == method and measured.accuracy is not None:
-            return f"accuracy {_shown(measured.accuracy)}"
-    for name, score in task.scores.items():
-        if name == method and score.score is not None:
-            return f"score {_shown(score.score)} of 100"
-    return "-"
+def _value(task: TaskReport, method: Method) -> str:
+    shown = [
+        f"{figure.name.replace('_', ' ')} {figure.value:.3f}"
+        if figure.interval is None
+        else f"{figure.name.replace('_', ' ')} {_shown(figure.interval)}"
+        for figure in figures_of(task, method)
+    ]
+    return "; ".join(shown) or "-"
 
 
 def _shown(value: Interval) -> str:

@@ -4,13 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dermo_ray.bench.columns import Columns, columns
+from dermo_ray.bench.columns import Columns
 from dermo_ray.bench.responses import Response
-from dermo_ray.bench.tasks import BenchItem, Items, TaskId
+from dermo_ray.bench.tasks import BenchItem, TaskId
 from dermo_ray.config.bench import Method
 from dermo_ray.data.splits import uniform
 from dermo_ray.report.examples import data_uri
-from dermo_ray.taxonomy import Taxonomy
 
 _LONGEST = 1500
 """Characters of an answer that are shown."""
@@ -40,7 +39,7 @@ class Case:
     said: tuple[Said, ...]
 
 
-def cases(found: Mapping[TaskId, Items], responses: Sequence[Response], count: int, taxonomy: Taxonomy) -> list[Case]:
+def cases(answers: Mapping[TaskId, Mapping[Method, Columns]], responses: Sequence[Response], count: int) -> list[Case]:
     """`count` cases of one policy: greedy answers right and wrong in turn, over all tasks with a right answer in turn.
 
     Which they are depends on the items' ids alone, so that nobody picks them; fewer where there are fewer.
@@ -49,16 +48,11 @@ def cases(found: Mapping[TaskId, Items], responses: Sequence[Response], count: i
     for response in responses:
         by_method.setdefault(response.method, []).append(response)
     queues: dict[bool, list[list[Case]]] = {True: [], False: []}
-    for items in found.values():
-        answers = {
-            method: column
-            for method, given in by_method.items()
-            if (column := columns(items.items, given, taxonomy)) is not None
-        }
-        if "greedy" not in answers:
-            continue
-        for right, queue in queues.items():
-            queue.append(_of_task(answers, by_method, right, count))
+    texts = {method: {response.item: response.texts for response in given} for method, given in by_method.items()}
+    for by_way in answers.values():
+        if "greedy" in by_way:
+            for right, queue in queues.items():
+                queue.append(_of_task(by_way, texts, right, count))
     chosen: list[Case] = []
     while len(chosen) < count and any(any(queue) for queue in queues.values()):
         for right in (True, False):
@@ -69,28 +63,42 @@ def cases(found: Mapping[TaskId, Items], responses: Sequence[Response], count: i
 
 
 def _of_task(
-    answers: Mapping[Method, Columns], by_method: Mapping[Method, Sequence[Response]], right: bool, count: int
+    answers: Mapping[Method, Columns],
+    texts: Mapping[Method, Mapping[str, tuple[str, ...]]],
+    right: bool,
+    count: int,
 ) -> list[Case]:
     greedy = answers["greedy"]
     last = [row for row, item in enumerate(greedy.items) if greedy.places[row] == _last_place(item)]
     rows = [row for row in last if bool(greedy.right[row]) == right and greedy.items[row].images]
     rows.sort(key=lambda row: uniform(greedy.items[row].id))
-    texts = {method: {r.item: r.texts for r in given} for method, given in by_method.items()}
-    made = []
-    for row in rows[:count]:
+    made: list[Case] = []
+    for row in rows:
+        if len(made) == count:
+            break
+        if (picture := _picture(greedy.items[row])) is None:
+            continue
         item, place = greedy.items[row], greedy.places[row]
         said = tuple(
             Said(
                 method,
-                (texts[method].get(item.id) or ("",) * (place + 1))[place][:_LONGEST],
+                (texts.get(method, {}).get(item.id) or ("",) * (place + 1))[place][:_LONGEST],
                 column.answers[row],
                 bool(column.right[row]),
                 float(column.confidence[row]),
             )
             for method, column in answers.items()
         )
-        made.append(Case(item, data_uri(Path(item.images[0])), item.questions[place].text, greedy.truth[row], said))
+        made.append(Case(item, picture, item.questions[place].text, greedy.truth[row], said))
     return made
+
+
+def _picture(item: BenchItem) -> str | None:
+    """The first image as a data URI; None where it can't be read, which is why the item has no answer."""
+    try:
+        return data_uri(Path(item.images[0]))
+    except Exception:  # damaged files make decoders raise nearly anything, from struct.error to SyntaxError
+        return None
 
 
 def _last_place(item: BenchItem) -> int:

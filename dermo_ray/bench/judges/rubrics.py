@@ -70,7 +70,7 @@ class Counts:
 def text_score(counts: Counts) -> float:
     """The text of T1.1, T1.2 and T3.1: 100 max(0, recall - 0.5 penalty).
 
-    recall = (S + 0.5 P) / T, penalty = min(1, (C + incorrect extras) / T).
+    recall = (S + 0.5 P) / T, penalty = min(1, (C + incorrect extras) / T). Vague claims count in T alone.
     """
     recall = (counts.supported + 0.5 * counts.partial) / counts.total
     penalty = min(1.0, (counts.contradicted + counts.incorrect_extras) / counts.total)

@@ -24,14 +24,9 @@ MORPHOLOGY_KEY = "morphology_similarity"
 DIAGNOSIS_KEY = "diagnosis"
 
 
-def claim_verdicts(task: OpenTask) -> tuple[ClaimVerdict, ...]:
-    """What a claim may get; "vague" is known to the lenient rubric of T3.2 alone."""
-    return tuple(verdict for verdict in get_args(ClaimVerdict) if verdict != "vague" or task == "t3.2")
-
-
 def verdict_schema(task: OpenTask) -> dict[str, Any]:
     """The JSON Schema of a verdict, of keywords that OpenAI's strict mode and vLLM's grammars know."""
-    claim = _object({"claim": {"type": "string"}, "verdict": {"type": "string", "enum": list(claim_verdicts(task))}})
+    claim = _object({"claim": {"type": "string"}, "verdict": {"type": "string", "enum": list(get_args(ClaimVerdict))}})
     properties: dict[str, Any] = {
         CLAIMS_KEY: {"type": "array", "items": claim},
         EXTRAS_KEY: {"type": "array", "items": {"type": "string"}},
@@ -52,7 +47,7 @@ def read(text: str, task: OpenTask) -> Verdict | None:
     if not isinstance(value, dict) or value.keys() != verdict_schema(task)["properties"].keys():
         return None
     claims, extras = value[CLAIMS_KEY], value[EXTRAS_KEY]
-    if not isinstance(claims, list) or not claims or not all(_is_claim(claim, task) for claim in claims):
+    if not isinstance(claims, list) or not claims or not all(map(_is_claim, claims)):
         return None
     if not isinstance(extras, list) or not all(isinstance(extra, str) for extra in extras):
         return None
@@ -65,12 +60,12 @@ def read(text: str, task: OpenTask) -> Verdict | None:
     return Verdict(Counts(**counts, incorrect_extras=len(extras)), morphology, diagnosis)
 
 
-def _is_claim(value: object, task: OpenTask) -> bool:
+def _is_claim(value: object) -> bool:
     return (
         isinstance(value, dict)
         and value.keys() == {"claim", "verdict"}
         and isinstance(value["claim"], str)
-        and value["verdict"] in claim_verdicts(task)
+        and value["verdict"] in get_args(ClaimVerdict)
     )
 
 

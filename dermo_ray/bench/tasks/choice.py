@@ -1,7 +1,8 @@
 """Multiple choice: the options in a question, and the one that an answer names.
 
 An answer names an option by its letter or by its whole text, never by a part of it: "Melanoma in situ" does not name
-"Melanoma". It is looked for in three places: after the last "answer is", in the first line and in the last one.
+"Melanoma". It is looked for in three places: after the last "answer is" or "I choose", in the first line and in the
+last one, there also in quotes, and as a letter in brackets at the end.
 
 Invariants: an answer that names two options names none; reading takes time linear in the answer's length.
 """
@@ -21,12 +22,24 @@ _OPTION_LINE = re.compile(r"^[ \t]*\(?([A-Z])[).][ \t]*(\S.*?)[ \t]*$", re.MULTI
 
 _TAG = re.compile(r"</?[A-Za-z_]{1,20}>|\\(?:boxed|text|textbf)\b")
 _MARKUP = str.maketrans("", "", "*`$#{}")
-_CUE = re.compile(r"\b(?:answer|choice|option|diagnosis)[ \t]{0,4}(?:is\b[ \t]{0,4}:?|[:=])\s{0,4}", re.IGNORECASE)
+_CUE = re.compile(
+    r"\b(?:(?:answer|choice|option|diagnosis|category|classification|group|label)[ \t]{0,4}(?:is\b[ \t]{0,4}:?|[:=])"
+    r"|(?:choose|pick|select|go with|opt for)\b:?)\s{0,4}",
+    re.IGNORECASE,
+)
 _NAMED = re.compile(
     r"""(?:(?:option|choice|letter)[ ]+)?["'(\[]*([A-Z])\b"""
     r"""([)\]]["']?[.:]?|["'][.:]?(?=\s|$)|[.:](?=\s|$)|[ ]+[-\u2013\u2014](?=\s)|)[ ]*(.*)""",
     re.IGNORECASE,
 )
+_WITH_COMMA = re.compile(r"""(?:(?:option|choice|letter)[ ]+)?["'(\[]*([A-HJ-Z])["')\]]*,[ ]+(.*)""")
+"""A letter and a reason. In capitals, and no I, with which sentences begin too."""
+_LETTER_AT_END = re.compile(r"\((option |choice |letter |answer )?([A-Z])\)$", re.IGNORECASE)
+_QUOTED = re.compile(r"[\"\u201c]([^\"\u201c\u201d]{1,200})[\"\u201d]")
+_NEGATED = re.compile(r"(?:\bnot|n't|\bnever|\bno|\bthan)\W*$", re.IGNORECASE)
+_NEAR = 24
+"""Characters before a word among which a "not" means it."""
+_LONE_LETTER = re.compile(r"\b([A-Z])\b")
 _BRACKETED = re.compile(r"\b([A-Z])\)")
 _LISTED = re.compile(r"^\W{0,4}([A-Z])(?:\)|\.(?=\s|$))", re.IGNORECASE)
 _BETWEEN_WORDS = re.compile(r"[\s\-_/()\[\].,:;]+")
@@ -97,7 +110,7 @@ def _options(text: str) -> tuple[str, ...]:
 def _after_last_cue(lines: Sequence[str]) -> list[str]:
     """What follows the last "answer is" or the like: the rest of its line, or the next line where that is empty."""
     text = "\n".join(lines)
-    cues = list(_CUE.finditer(text))
+    cues = [cue for cue in _CUE.finditer(text) if not _negated(text, cue.start())]
     return text[cues[-1].end() :].splitlines()[:1] if cues else []
 
 
@@ -106,6 +119,11 @@ def _named(line: str, options: tuple[str, ...], lettered: bool) -> set[int]:
     places = _places(options)
     if (whole := places.get(_fold(line))) is not None:
         return {whole}
+    found = _quoted(line, places)
+    if lettered:
+        found |= _reasoned(line, options) | _at_end(line, places, len(options))
+    if found:
+        return found
     match = _NAMED.match(line) if lettered else None
     if match is None or (index := LETTERS.index(match[1].upper())) >= len(options):
         return set()
@@ -117,6 +135,43 @@ def _named(line: str, options: tuple[str, ...], lettered: bool) -> set[int]:
     others = {LETTERS.index(letter) for letter in _BRACKETED.findall(rest)}
     stated = places.get(_fold(rest))
     return {index} | {place for place in others if place < len(options)} | ({stated} if stated is not None else set())
+
+
+def _quoted(line: str, places: Mapping[str, int]) -> set[int]:
+    """The options that stand in quotes, but for those that are said not to be it."""
+    quotes = [quote for quote in _QUOTED.finditer(line) if not _negated(line, quote.start())]
+    return {places[text] for quote in quotes if (text := _fold(quote[1])) in places}
+
+
+def _reasoned(line: str, options: tuple[str, ...]) -> set[int]:
+    """The option of "B, since it is blue"; of "B, C or D" all of them."""
+    match = _WITH_COMMA.match(line)
+    if match is None or (index := LETTERS.index(match[1])) >= len(options):
+        return set()
+    if _fold(match[2]) == _fold(options[index]):
+        return {index}
+    others = [LETTERS.index(letter) for letter in _LONE_LETTER.findall(match[2]) if letter not in "AI"]
+    return {index} | {place for place in others if place < len(options)}
+
+
+def _at_end(line: str, places: Mapping[str, int], options: int) -> set[int]:
+    """The options of "Blue Nevus (option B)": several where text and letter disagree.
+
+    A letter that isn't said to be one counts only behind the text of an option.
+    """
+    text = line.rstrip(_PUNCTUATION)
+    match = _LETTER_AT_END.search(text, max(0, len(text) - _NEAR))
+    if match is None or _negated(line, match.start()):
+        return set()
+    stated = places.get(_fold(text[: match.start()]))
+    index = LETTERS.index(match[2].upper())
+    if index >= options or (stated is None and match[1] is None):
+        return set()
+    return {index} if stated is None else {index, stated}
+
+
+def _negated(text: str, start: int) -> bool:
+    return bool(_NEGATED.search(text[max(0, start - _NEAR) : start]))
 
 
 @lru_cache(maxsize=65_536)

@@ -4,7 +4,8 @@ A walk is a fold: `begin` gives the conversation to answer first, `next_question
 one, until `done`. After a wrong answer the next question begins with the right one (teacher forcing), so every model is
 asked the same questions, whatever it answers.
 
-Invariants: a walk asks all questions of its item, in order; what was answered stays in the conversation.
+Invariants: a walk asks all questions of its item, in order; what was answered stays in the conversation; what is told
+to be wrong is what our own rule finds wrong, by whatever rules the answers are scored later.
 """
 
 import re
@@ -29,7 +30,6 @@ class Walk:
     turns: tuple[Turn, ...]
     """Ends with the human turn to answer, or where the walk is done with the last answer."""
     answers: tuple[str, ...] = ()
-    compat: bool = False
 
     @property
     def done(self) -> bool:
@@ -51,9 +51,9 @@ def questions(turns: Sequence[Turn]) -> tuple[Question, ...]:
     return tuple(found)
 
 
-def begin(item: BenchItem, *, instruct: bool = False, compat: bool = False) -> Walk:
-    """The walk of an item before its first answer; see `prompt` for `instruct` and `step` for `compat`."""
-    return Walk(item, (Turn(from_="human", value=prompt(item, instruct=instruct)),), compat=compat)
+def begin(item: BenchItem, *, instruct: bool = False) -> Walk:
+    """The walk of an item before its first answer; see `prompt` for `instruct`."""
+    return Walk(item, (Turn(from_="human", value=prompt(item, instruct=instruct)),))
 
 
 def next_question(walk: Walk, answer: str) -> Walk:
@@ -64,10 +64,10 @@ def next_question(walk: Walk, answer: str) -> Walk:
     turns = (*walk.turns, Turn(from_="gpt", value=answer))
     if len(answers) < len(walk.item.questions):
         asked, following = walk.item.questions[len(answers) - 1 : len(answers) + 1]
-        missed = step(asked, answer, compat=walk.compat).place != asked.right
+        missed = step(asked, answer).place != asked.right
         correction = f'That is not right: it is "{asked.answer}".\n' if missed else ""
         turns = (*turns, Turn(from_="human", value=f"{correction}{following.text}"))
-    return Walk(walk.item, turns, answers, walk.compat)
+    return Walk(walk.item, turns, answers)
 
 
 def step(question: Question, answer: str, *, compat: bool = False) -> Choice:

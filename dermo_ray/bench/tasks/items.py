@@ -123,6 +123,8 @@ class Items(NamedTuple):
 
     items: list[BenchItem]
     left_out: dict[str, int]
+    absent: tuple[str, ...] = ()
+    """The files that the task's items would come from and that are not there."""
 
 
 def gather(rows: Iterable[Row], make: Callable[[Row], BenchItem]) -> Items:

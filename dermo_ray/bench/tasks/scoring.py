@@ -83,8 +83,13 @@ def score_all(items: Sequence[BenchItem], answers: Iterable[Answer], *, compat: 
     return [score(item, by_item.get(item.id), compat=compat) for item in items]
 
 
-def aggregate(items: Sequence[BenchItem], scored: Sequence[Scored], *, compat: bool = False) -> TaskResult:
+def aggregate(
+    items: Sequence[BenchItem], scored: Sequence[Scored], *, compat: bool = False, left_out: int = 0
+) -> TaskResult:
     """The measures of one task, from its items and their scores in the same order.
+
+    `left_out` are the rows that gave no item: with `compat` they are cases of a walk nevertheless, without a wrong step
+    and without being free of one, as the authors divide by all rows of their file.
 
     Raises `ValueError` for no items, items of several tasks, or scores of other items.
     """
@@ -94,7 +99,7 @@ def aggregate(items: Sequence[BenchItem], scored: Sequence[Scored], *, compat: b
         raise ValueError(f"items of one task are needed, not of {sorted({item.task for item in items})}")
     task = TASKS[items[0].task]
     pairs = list(zip(items, scored, strict=True))
-    kept = _counted_by_the_authors(pairs) if compat else pairs
+    kept = counted_by_the_authors(pairs) if compat else pairs
     flat = [right for _, verdict in kept for right in verdict.right]
     by, unknown = _tables(task, kept)
     measures: dict[str, float | None] = {
@@ -109,9 +114,13 @@ def aggregate(items: Sequence[BenchItem], scored: Sequence[Scored], *, compat: b
         measures["gap"] = max(accuracies.values()) - min(accuracies.values()) if len(accuracies) > 1 else None
     if task.scoring == "walk" and kept:
         wrong = [verdict.right.count(False) for _, verdict in kept]
+        cases = len(kept) + (left_out if compat else 0)
         measures["step_accuracy"] = sum(flat) / len(flat)
-        measures["avg_corrections"] = sum(wrong) / len(kept)
-        measures["pct_zero_correction"] = wrong.count(0) / len(kept)
+        measures["avg_corrections"] = sum(wrong) / cases
+        measures["pct_zero_correction"] = wrong.count(0) / cases
+    if task.id == "t1.3" and compat and kept:
+        said = [verdict.extracted[0] or "" for _, verdict in kept]
+        measures["macro_f1"] = authors.macro_f1([item.reference[:1] for item, _ in kept], said)
     return TaskResult(
         task=task.id,
         metric=task.metric,
@@ -145,7 +154,7 @@ def _score_as_the_authors(item: BenchItem, text: str | None) -> Scored:
     return Scored(item=item.id, extracted=(said or None,), right=(bool(right),), faults=(fault,))
 
 
-def _counted_by_the_authors(pairs: Sequence[tuple[BenchItem, Scored]]) -> list[tuple[BenchItem, Scored]]:
+def counted_by_the_authors(pairs: Sequence[tuple[BenchItem, Scored]]) -> list[tuple[BenchItem, Scored]]:
     """Without the rows that the authors' scripts pass over."""
     kept = [(item, verdict) for item, verdict in pairs if not verdict.skipped]
     task = pairs[0][0].task

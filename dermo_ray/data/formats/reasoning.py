@@ -1,5 +1,7 @@
 """Formats that end in a diagnosis of its own words: alone, after reasoning, after reasoning and morphology."""
 
+from typing import Literal
+
 from dermo_ray.completion import Completion, render
 from dermo_ray.data import wording
 from dermo_ray.data.formats.context import FormatContext, checked, randomness, record
@@ -10,10 +12,17 @@ from dermo_ray.records import Trajectory
 
 def diagnosis(sample: StoredSample, context: FormatContext) -> list[Trajectory]:
     """The diagnosis block alone."""
+    return diagnosis_alone(sample, "diagnosis", context)
+
+
+def diagnosis_alone(
+    sample: StoredSample, name: Literal["diagnosis", "reasoning", "morph_reasoning"], context: FormatContext
+) -> list[Trajectory]:
+    """The question of a format that ends in a diagnosis, with that diagnosis alone as its answer."""
     if sample.label is None:
         return []
-    question = ask("diagnosis", context.style, sample.modality, randomness(sample, "diagnosis", context))
-    return [record(sample, "diagnosis", [(question, _named(sample.label))])]
+    question = ask(name, context.style, sample.modality, randomness(sample, name, context))
+    return [record(sample, name, [(question, _named(sample.label))])]
 
 
 def reasoning(sample: StoredSample, context: FormatContext) -> list[Trajectory]:
