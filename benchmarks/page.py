@@ -142,6 +142,16 @@ def _concepts(result: Result) -> list[Row]:
     ]
 
 
+def _consistency(result: Result) -> list[Row]:
+    def row(name: str, found: Result) -> Row:
+        low, high = found["ci95"]
+        change = f"{found['without']:.3f} to {found['with']:.3f}, {found['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+        return f"{name}: agreement with the true morphology, without and with", change, "interval above 0"
+
+    seeds = [row(f"seed {seed['seed']}", seed["difference"]) for seed in result["seeds"]]
+    return [*seeds, row("all seeds", result["all_seeds"])]
+
+
 def _overlap(result: Result) -> list[Row]:
     worst = max(mode["accounting_error"] for mode in result["figures"].values())
     speedups = [(f"samples/s at {name}, times those at 0", f"{times:.2f}") for name, times in result["speedup"].items()]
@@ -234,6 +244,7 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Result], list[Row]]]] = {
     "duplicates": ("Near-duplicates", _duplicates),
     "reward": ("Rule-based reward", _reward),
     "concepts": ("Concept model", _concepts),
+    "consistency": ("The consistency term where annotations are poor", _consistency),
     "overlap": ("Rollouts beside updates", _overlap),
     "publish": ("Adapters to engines", _publish),
     "scaling": ("Adding and removing workers", _scaling),
@@ -262,6 +273,16 @@ def _plot_prepare(result: Result, axes: Axes) -> None:
     axes.set(xlabel="images/s")
 
 
+def _plot_consistency(result: Result, axes: Axes) -> None:
+    found = {f"seed {seed['seed']}": seed["difference"] for seed in result["seeds"]} | {"all": result["all_seeds"]}
+    for place, (low, high) in enumerate(change["ci95"] for change in found.values()):
+        axes.plot([low, high], [place, place], color="tab:blue", marker="|")
+    axes.plot([change["difference"] for change in found.values()], range(len(found)), "o", color="tab:blue")
+    axes.axvline(0, color="tab:gray", linewidth=1)
+    axes.set(xlabel="change of agreement with the true morphology, and its 95 % interval")
+    axes.set_yticks(range(len(found)), list(found))
+
+
 def _plot_overlap(result: Result, axes: Axes) -> None:
     names = list(result["figures"])
     axes.barh(names, [result["figures"][name]["samples_per_second"] for name in names])
@@ -277,6 +298,7 @@ def _plot_scaling(result: Result, axes: Axes) -> None:
 PLOTTED: Mapping[str, Callable[[Result, Axes], None]] = {
     "demo_phantoms": _plot_demo,
     "prepare": _plot_prepare,
+    "consistency": _plot_consistency,
     "overlap": _plot_overlap,
     "scaling": _plot_scaling,
 }

@@ -12,7 +12,8 @@ from dermo_ray.morphology import SCHEMA_FOR_MODALITY, Modality, Morphology
 class Concepts(Protocol):
     """The concept probabilities of one image, with the linear diagnosis head; both answers lie in [0, 1].
 
-    One that has `diagnosis_fits` as well, for a list of (morphology, label), is asked once for all completions.
+    One that has `diagnosis_fits` as well, for a list of (morphology, label), is asked once for all completions. One that
+    has `knows`, for a schema and a canonical label, is not asked about diagnoses where it does not know the right one.
     """
 
     def image_fit(self, morphology: Morphology) -> float:
@@ -31,6 +32,12 @@ def diagnosis_fits(concepts: Concepts, statements: Sequence[tuple[Morphology, st
         return [concepts.diagnosis_fit(morphology, label) for morphology, label in statements]
     fits: list[float] = together(statements)
     return fits
+
+
+def knows(concepts: Concepts, modality: Modality, label: str) -> bool:
+    """Whether `concepts` can tell how a canonical label follows from a morphology; one that does not say so can."""
+    known = getattr(concepts, "knows", None)
+    return known is None or bool(known(SCHEMA_FOR_MODALITY[modality], label))
 
 
 class FolderConcepts:

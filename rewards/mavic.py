@@ -13,7 +13,7 @@ from dermo_ray.completion import parse
 from dermo_ray.config import RewardConfig
 from dermo_ray.records import GroundTruth
 from dermo_ray.taxonomy import Taxonomy
-from rewards.concepts import Concepts, diagnosis_fits
+from rewards.concepts import Concepts, diagnosis_fits, knows
 from rewards.extra import extra_terms
 from rewards.gates import GATES
 from rewards.terms import TERMS, Case
@@ -96,12 +96,20 @@ def mavic_reward(text: str, truth: GroundTruth, config: RewardConfig, concepts: 
 
 
 def _with_diagnosis_fits(cases: Sequence[Case], concepts: Concepts) -> list[Case]:
-    statements = [case.statement for case in cases]
-    fits = iter(diagnosis_fits(concepts, [statement for statement in statements if statement is not None]))
+    asked = [case.statement for case in cases if case.statement is not None and _can_be_judged(case, concepts)]
+    fits = iter(diagnosis_fits(concepts, asked))
     return [
-        case if statement is None else replace(case, diagnosis_fit=next(fits))
-        for case, statement in zip(cases, statements, strict=True)
+        case
+        if case.statement is None
+        else replace(case, diagnosis_fit=next(fits) if _can_be_judged(case, concepts) else 1.0)
+        for case in cases
     ]
+
+
+def _can_be_judged(case: Case, concepts: Concepts) -> bool:
+    """Not where the model never met the right label: it would hold that one against a completion, and no wrong one."""
+    right = None if case.truth.final_label is None else case.taxonomy.canonical(case.truth.final_label)
+    return right is None or knows(concepts, case.truth.modality, right)
 
 
 @cache

@@ -219,6 +219,21 @@ def test_a_group_asks_the_linear_head_once_and_gets_what_each_completion_gets_al
         assert len({reward.terms["consistency"] for reward in alone}) > 5
 
 
+def test_a_right_label_that_the_model_never_met_is_not_held_against_a_completion(
+    scorer: ConceptScorer, images: list[Image.Image]
+) -> None:
+    seen = scorer.concepts(images[0])
+    truth = GroundTruth(task="task3", modality="clinical", final_label="Lichen Planus")
+    right, wrong = (
+        mavic_reward(render(Completion("task3", "Seen.", PSORIASIS, None, label)), truth, RewardConfig(), seen)
+        for label in ("Lichen Planus", LABELS["skincon"][0])
+    )
+    assert not seen.knows("skincon", "Lichen Planus")
+    assert seen.knows("skincon", LABELS["skincon"][0])
+    assert right.terms["consistency"] == wrong.terms["consistency"] == seen.image_fit(PSORIASIS)
+    assert right.total > wrong.total
+
+
 def test_a_diagnosis_fits_as_the_model_itself_says() -> None:
     model = random_model()
     model.config.temperatures = {"skincon/diagnosis": 0.7}

@@ -58,6 +58,10 @@ class ImageConcepts:
         """See `ConceptScorer.diagnosis_fits`; the image plays no part in it."""
         return self.scorer.diagnosis_fits(statements)
 
+    def knows(self, schema: Schema, label: str) -> bool:
+        """Whether the model learned how `label` follows from concepts of `schema`."""
+        return self.scorer.knows(schema, label)
+
     @cached_property
     def _best(self) -> dict[Schema, float]:
         return {schema: best_agreement(schema, self.probabilities[schema]) for schema in self.scorer.schemas}
@@ -105,6 +109,10 @@ class ConceptScorer:
         output = self._model(batch)
         seen = {schema: output[schema].double().cpu().numpy() for schema in SCHEMAS}
         return [ImageConcepts({schema: seen[schema][row] for schema in SCHEMAS}, self) for row in range(len(images))]
+
+    def knows(self, schema: Schema, label: str) -> bool:
+        """Whether the linear head of `schema` met `label`."""
+        return schema in self._heads and label in self._heads[schema]
 
     def diagnosis_fits(self, statements: Sequence[tuple[Morphology, str]]) -> list[float]:
         """p(label) / max p(any label) of each statement, by the linear head from its morphology; in [0, 1].
