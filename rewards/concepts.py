@@ -12,8 +12,9 @@ from dermo_ray.morphology import SCHEMA_FOR_MODALITY, Modality, Morphology
 class Concepts(Protocol):
     """The concept probabilities of one image, with the linear diagnosis head; both answers lie in [0, 1].
 
-    One that has `diagnosis_fits` as well, for a list of (morphology, label), is asked once for all completions. One that
-    has `knows`, for a schema and a canonical label, is not asked about diagnoses where it does not know the right one.
+    One that has `diagnosis_fits` as well, for a list of (morphology, label), is asked once for all completions. One
+    that has `knows`, for a schema and a canonical label, is not asked about diagnoses where it does not know the
+    right one.
     """
 
     def image_fit(self, morphology: Morphology) -> float:

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
 
 from dermo_ray import checkpoints
 from jobs.cluster import ray_session
+
+_CHROMIUM = Path("/usr/bin/chromium")
 
 WriteHam10000 = Callable[[Path, Sequence[tuple[str, str, str]], Mapping[str, int]], None]
 
@@ -21,6 +24,18 @@ def ray_cluster() -> Iterator[None]:
     """One local Ray of two cores for the whole test run."""
     with ray_session(num_cpus=2):
         yield
+
+
+@pytest.fixture(scope="module")  # while it is open, no other module's asyncio.run would work
+def browser() -> Iterator[Browser]:
+    """Headless Chromium, as Debian's package `chromium` installs it."""
+    if not _CHROMIUM.exists():
+        pytest.skip("Chromium is not installed")
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        browser = playwright.chromium.launch(executable_path=str(_CHROMIUM), args=arguments)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

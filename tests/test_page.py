@@ -3,35 +3,22 @@
 import re
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_service import CONFIDENCES, REASONING, VOTES, fake_service, running
 from malformed import encoded, noise
 from PIL import Image
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect
 
 from dermo_ray.config.safety import SafetySettings
 from dermo_ray.morphology import DERM7PT_FIELDS
 from serve.page import HEADERS
 from serve.safety import keys
 
-CHROMIUM = Path("/usr/bin/chromium")
-pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason="Chromium is not installed")
-
 FILE = {"name": "lesion.png", "mimeType": "image/png", "buffer": encoded(noise())}
 PHONE = {"width": 360, "height": 740}
 FOCUSED = "(({ id, value, textContent }) => id || value || textContent)(document.activeElement)"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=arguments)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
