@@ -37,17 +37,17 @@ _SPECIAL_TOKENS = frozenset({
     "<im_start>", "<im_end>", "<im_patch>",
     "<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>", "<image_soft_token>",
     "<end_of_utterance>", "<fake_token_around_image>", "<global-img>",
-    "[INST]", "[/INST]", "[IMG]", "[IMG_BREAK]", "[IMG_END]",
     "<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>",
 })  # fmt: skip
 """Placeholders and special tokens that are written out: of many families; InternVL; Llama 2 and LLaVA; Gemma; Idefics;
-Mistral and Pixtral; of those that think and call tools. None of them is a word of a report."""
-_BRACKETED = re.compile(r"<[^<>]{1,24}>|\[/?[A-Z_]{3,9}\]")
+of those that think and call tools. None of them is a word of a report."""
+_ANGLED = re.compile(r"<[^<>]{1,24}>")
 """What may be one of them; looking for the shape first takes half the time of looking for each at every bracket."""
 _SPECIAL_TOKEN_FAMILIES = re.compile(
-    r"<\|[^|<>]*\|>|<\uff5c[^\uff5c<>]*\uff5c>|<</?SYS>>"  # Qwen, Llama 3, Phi and others; DeepSeek; Llama 2
-    r"|<(?:unused\d{1,4}|(?:loc|seg)\d{3,4}|row_\d{1,2}_col_\d{1,2})>"  # Gemma and PaliGemma; Idefics
+    r"<(?:\|[^|<>]*\||\uff5c[^\uff5c<>]*\uff5c|</?SYS>"  # Qwen, Llama 3, Phi and others; DeepSeek; Llama 2
+    r"|unused\d{1,4}|loc\d{3,4}|seg\d{3,4}|row_\d{1,2}_col_\d{1,2})>"  # Gemma and PaliGemma; Idefics
 )
+_SQUARE_SPECIAL_TOKEN = re.compile(r"\[(?:/?INST|IMG(?:_BREAK|_END)?)\]")  # Llama 2, Mistral, Pixtral
 _LABEL_SEPARATOR = re.compile(r"[;|]|\b(?:or|vs|versus)\b", re.IGNORECASE)
 
 
@@ -138,8 +138,11 @@ def is_one_label(text: str) -> bool:
 
 
 def _holds_special_token(text: str) -> bool:
-    listed = not _SPECIAL_TOKENS.isdisjoint(_BRACKETED.findall(text))
-    return listed or _SPECIAL_TOKEN_FAMILIES.search(text) is not None
+    return (
+        not _SPECIAL_TOKENS.isdisjoint(_ANGLED.findall(text))
+        or _SPECIAL_TOKEN_FAMILIES.search(text) is not None
+        or _SQUARE_SPECIAL_TOKEN.search(text) is not None
+    )
 
 
 def _split(text: str) -> tuple[list[tuple[str, str]], list[str]]:
