@@ -172,6 +172,22 @@ def _publish(result: Result) -> list[Row]:
     return rows
 
 
+def _logprobs(result: Result) -> list[Row]:
+    longest = max(row["positions"] for row in result["measured"])
+    whole, chunked = (
+        next(row for row in result["measured"] if row["positions"] == longest and row["chunked"] is way)
+        for way in (False, True)
+    )
+    memory = f"{chunked['peak_gib']:g} GiB, {whole['peak_gib']:g} GiB"
+    return [
+        (
+            f"peak memory of {longest:,} positions over {result['vocabulary']:,} tokens, in chunks and at once",
+            memory,
+            "",
+        )
+    ]
+
+
 def _scaling(result: Result) -> list[Row]:
     speeds = ", ".join(f"{phase['workers']}: {phase['groups_per_second']:g}" for phase in result["phases"])
     return [("groups/s by workers", speeds, "follows the workers"), ("ledger", result["ledger"], "nothing lost")]
@@ -247,6 +263,7 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Result], list[Row]]]] = {
     "consistency": ("The consistency term where annotations are poor", _consistency),
     "overlap": ("Rollouts beside updates", _overlap),
     "publish": ("Adapters to engines", _publish),
+    "logprobs": ("Log-probabilities over a large vocabulary", _logprobs),
     "scaling": ("Adding and removing workers", _scaling),
     "cct": ("CCT on phantoms unlike those of training", _cct),
     "cct_held_out": ("CCT on phantoms like those of training", _cct),

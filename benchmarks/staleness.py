@@ -1,9 +1,10 @@
 """Whether learning from completions an update old costs the demo anything: `python -m benchmarks.staleness DEMO`.
 
-`DEMO` is the folder of a finished `jobs.demo`: its data and its fine-tuned model are used. For each seed, the demo's
-MAVIC run is made synchronously (max_staleness 0) and asynchronously (1) from the same start, and both are measured on
-held-out prompts. Writes `benchmarks/results/staleness.json`: each seed's final held-out reward, wall time and samples a
-second by mode, the mean difference, and the seeds' standard deviation, which is the noise to compare it with.
+`DEMO` is the folder of a finished `jobs.demo`: its data, its fine-tuned policy and its concept model are used. For each
+seed, the demo's MAVIC run is made synchronously (max_staleness 0) and asynchronously (1) from the same start, and both
+are measured on held-out prompts. Writes `benchmarks/results/staleness.json`: each seed's final held-out reward, wall
+time and samples a second by mode, the mean difference, and the seeds' standard deviation, which is the noise to compare
+it with.
 """
 
 import argparse
@@ -20,6 +21,8 @@ from benchmarks.machine import describe
 from dermo_ray import rollouts
 
 RESULT = Path("benchmarks/results/staleness.json")
+STARTS = {"model.path": "sft", "reward.concepts": "concepts"}
+"""The settings of MAVIC that name a model, and the stage of the demo that made it."""
 
 
 def measure(demo: Path, max_staleness: int, seed: int, extra: list[str]) -> dict[str, float]:
@@ -28,8 +31,8 @@ def measure(demo: Path, max_staleness: int, seed: int, extra: list[str]) -> dict
     shutil.rmtree(run, ignore_errors=True)
     common = [f"run={run}", f"data={demo / 'data'}", f"seed={seed}"]
     began = time.monotonic()
-    model = f"model.path={demo / 'sft/checkpoints/latest/model'}"
-    _job("mavic", "configs/demo/mavic.yaml", *common, model, f"max_staleness={max_staleness}", *extra)
+    start = [f"{key}={demo / name / 'checkpoints/latest/model'}" for key, name in STARTS.items()]
+    _job("mavic", "configs/demo/mavic.yaml", *common, *start, f"max_staleness={max_staleness}", *extra)
     seconds = time.monotonic() - began
     _job("evaluate", "configs/demo/evaluate.yaml", *common)
     written = rollouts.read(run / "evaluation/mavic.parquet")
