@@ -1,5 +1,6 @@
 """The installed versions that a run's figures depend on."""
 
+from contextlib import suppress
 from importlib import metadata
 from platform import python_version
 
@@ -11,5 +12,8 @@ _PACKAGES = ("torch", "transformers", *ENGINES, "ray", "deepspeed", "peft", "dat
 
 def installed_versions() -> dict[str, str]:
     """Python's version and those of the packages that are installed, by name."""
-    installed = {name for names in metadata.packages_distributions().values() for name in names}
-    return {"python": python_version()} | {name: metadata.version(name) for name in _PACKAGES if name in installed}
+    found = {"python": python_version()}
+    for name in _PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
