@@ -21,7 +21,7 @@ from typing import Any
 import rich
 import rich.table
 
-RESULTS = Path("benchmarks/results")
+from benchmarks.demo import RESULTS
 
 Result = dict[str, Any]
 

@@ -96,13 +96,12 @@ def mavic_reward(text: str, truth: GroundTruth, config: RewardConfig, concepts: 
 
 
 def _with_diagnosis_fits(cases: Sequence[Case], concepts: Concepts) -> list[Case]:
-    asked = [case.statement for case in cases if case.statement is not None and _can_be_judged(case, concepts)]
+    judged = [(case, case.statement, _can_be_judged(case, concepts)) for case in cases]
+    asked = [statement for _, statement, can_be in judged if can_be and statement is not None]
     fits = iter(diagnosis_fits(concepts, asked))
     return [
-        case
-        if case.statement is None
-        else replace(case, diagnosis_fit=next(fits) if _can_be_judged(case, concepts) else 1.0)
-        for case in cases
+        case if statement is None else replace(case, diagnosis_fit=next(fits) if can_be else 1.0)
+        for case, statement, can_be in judged
     ]
 
 

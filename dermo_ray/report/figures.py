@@ -5,6 +5,7 @@ Invariant: a figure stands beside its interval wherever there is one, and under 
 
 from typing import NamedTuple
 
+from dermo_ray.bench.judging import OpenScore
 from dermo_ray.bench.results import BenchReport, PolicyReport, TaskReport
 from dermo_ray.bench.statistics import Interval
 from dermo_ray.bench.tasks import TASKS, TaskResult
@@ -26,9 +27,7 @@ def headline(task: TaskReport) -> Figure:
     if task.greedy is not None:
         return _own(task.greedy, task.intervals)
     score = task.scores.get("greedy")
-    if score is None:
-        return Figure(JUDGED, None, None)
-    return _figure(JUDGED if score.judged_by == "judge" else OFFLINE, score.score)
+    return Figure(JUDGED, None, None) if score is None else _of_score(score)
 
 
 def compat_headline(task: TaskReport) -> Figure | None:
@@ -40,8 +39,7 @@ def figures_of(task: TaskReport, method: Method) -> list[Figure]:
     """All that says how good a method's answers are: greedily the headline first, then scores and accuracy."""
     found = [headline(task)] if method == "greedy" else []
     if method in task.scores and method != "greedy":
-        score = task.scores[method]
-        found.append(_figure(JUDGED if score.judged_by == "judge" else OFFLINE, score.score))
+        found.append(_of_score(task.scores[method]))
     accuracy = task.methods[method].accuracy if method in task.methods else None
     name = {"judge": "diagnosis accuracy", "walk": "step_accuracy"}.get(TASKS[task.task].scoring, "accuracy")
     if accuracy is not None and name not in [figure.name for figure in found]:
@@ -64,6 +62,10 @@ def ours_beside(report: BenchReport) -> dict[str, list[Interval | None]]:
 
 def _own(result: TaskResult, intervals: dict[str, Interval]) -> Figure:
     return Figure(result.metric, result.value, intervals.get(result.metric))
+
+
+def _of_score(score: OpenScore) -> Figure:
+    return _figure(JUDGED if score.judged_by == "judge" else OFFLINE, score.score)
 
 
 def _figure(name: str, interval: Interval | None) -> Figure:
