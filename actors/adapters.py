@@ -15,6 +15,8 @@ from typing import Self, TypeVar
 
 from safetensors import safe_open
 
+ADAPTERS = "adapters"
+"""The folder of a run where its policy versions lie, whole models as well."""
 WEIGHTS = "adapter_model.safetensors"
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from actors import progress as progresses
 from actors.accounts import RunAccounts
-from actors.adapters import retire
+from actors.adapters import ADAPTERS, retire
 from actors.batch import (
     completion_rows,
     describe,
@@ -341,7 +341,7 @@ class RunController:
 
     async def _publish(self) -> None:
         """Publish the learner's weights, and let new requests use them once every engine has proved to have them."""
-        config, folder, version = self._config, self._config.run / "adapters", self.version
+        config, folder, version = self._config, self._config.run / ADAPTERS, self.version
         weights = None
         if config.lora is None:
             await self._validations.finish()  # a completion would go on with other weights than it is to measure

@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -49,7 +49,7 @@ class Worker:
     ready_at: float = math.inf
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
-    told: "News | None" = None
+    told: "Telling | None" = None
 
     def __str__(self) -> str:
         return f"{self.name} ({self.location})" if self.location else self.name
@@ -62,12 +62,20 @@ class Worker:
 
 @dataclass(frozen=True)
 class News:
-    """What every worker must be told before it takes calls, and what it must answer where that is known."""
+    """What a worker must be told before it takes calls, and what it must answer where that is known."""
 
     method: str
     arguments: tuple[Any, ...]
     timeout: float
     answer: Any = None
+
+
+@dataclass(frozen=True, eq=False)
+class Telling:
+    """News for those that are ready, and for those to come, for whom they may have to be made first."""
+
+    ready: News
+    newcomers: Callable[[], Awaitable[News]] | None
 
 
 class Crew:
@@ -90,7 +98,7 @@ class Crew:
         self.start_arguments: tuple[Any, ...] = ()
         """What workers are started with from now on."""
         self._new_host, self._start_timeout, self._farewell = new_host, start_timeout, farewell
-        self._news: News | None = None
+        self._telling: Telling | None = None
         self._deaf = 0
         """Workers in a row that could not take the news."""
         self._count = self._losses = 0
@@ -107,13 +115,13 @@ class Crew:
         self._fill()
         await self._opened
 
-    async def tell(self, method: str, *arguments: Any, timeout: float, answer: Any = None) -> None:
-        """Call `method` on every worker that takes calls, and on each to come before it does.
+    async def tell(self, news: News, newcomers: Callable[[], Awaitable[News]] | None = None) -> None:
+        """Call the method of `news` on every worker that takes calls, and on each to come before it does.
 
-        A worker that does not give `answer` (any will do where that is None), is late, or raises, is replaced; two in a
-        row are a `PoolError`.
+        Those to come are told what `newcomers` gives instead, where there is one. A worker that does not give the
+        answer (any will do where that is None), is late, or raises, is replaced; two in a row are a `PoolError`.
         """
-        self._news = News(method, arguments, timeout, answer)
+        self._telling = Telling(news, newcomers)
         ready = [worker for worker in self.workers if worker.state == "ready"]
         await asyncio.gather(*(self._inform_or_lose(worker) for worker in ready))
         self._raise_failure()
@@ -208,7 +216,7 @@ class Crew:
             await self._unless_gone(worker, starting, self._start_timeout)
         except TimeoutError:
             raise PoolError(f"{worker} was not ready within {self._start_timeout:g} s") from None
-        while worker.told is not self._news:
+        while worker.told is not self._telling:
             await self._inform(worker)
         worker.state, worker.ready_at = "ready", time.monotonic()
         self._nobody_since = math.inf
@@ -286,29 +294,30 @@ class Crew:
 
     async def _inform(self, worker: Worker) -> None:
         """Tell a worker the latest news. Raises `WorkerDied`, and `PoolError` where it can't take them."""
-        news = self._news
-        assert news is not None
+        telling = self._telling
+        assert telling is not None
+        news = telling.ready
+        if worker.state == "starting" and telling.newcomers is not None:
+            news = await telling.newcomers()
+        fault: PoolError | None = None
         try:
             answer = await self._ask(worker, news.method, news.arguments, news.timeout)
+            if news.answer is not None and answer != news.answer:
+                fault = PoolError(f"{worker} answered {news.method} with {answer!r:.40}, not {news.answer!r:.40}")
         except WorkerDied:
             raise
         except TimeoutError:
-            self._turn_deaf(f"{worker} did not answer {news.method} within {news.timeout:g} s", None)
+            fault = PoolError(f"{worker} did not answer {news.method} within {news.timeout:g} s")
         except Exception as error:
-            self._turn_deaf(f"{worker} failed in {news.method}: {last_line(error)}", error)
-        else:
-            if news.answer is not None and answer != news.answer:
-                self._turn_deaf(f"{worker} answered {news.method} with {answer!r:.40}, not {news.answer!r:.40}", None)
-        worker.told = news
-        self._deaf = 0
-
-    def _turn_deaf(self, message: str, cause: BaseException | None) -> None:
-        self._deaf += 1
-        error = PoolError(message)
-        error.__cause__ = cause
-        if self._deaf > 1:
-            self._fail(error)
-        raise error
+            fault = PoolError(f"{worker} failed in {news.method}: {last_line(error)}")
+            fault.__cause__ = error
+        if fault is None:
+            worker.told, self._deaf = telling, 0
+        elif self._telling is telling:  # what a newcomer can't take may be no news any more
+            self._deaf += 1
+            if self._deaf > 1:
+                self._fail(fault)
+            raise fault
 
     async def _inform_or_lose(self, worker: Worker) -> None:
         try:

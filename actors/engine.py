@@ -169,6 +169,7 @@ class Engine:
         """Hold all requests and get ready for new weights."""
         await self._hold()
         await self.llm.start_weight_update()
+        await self.llm.collective_rpc("note_received")
 
     async def receive(self, update_info: dict[str, Any]) -> None:
         """Take the weights that `update_info` announces, while the learners send them."""
@@ -177,12 +178,13 @@ class Engine:
     async def end_transfer(self, version: int, expected: int) -> None:
         """Go on with the weights that were received, as policy `version`.
 
-        Raises `RuntimeError` where they don't have the fingerprint of those that were sent. An engine cut over several
-        GPUs holds some weights more than once, so there the fingerprint can't be compared.
+        Raises `RuntimeError` where what a GPU received, or what it holds then, does not have the fingerprint of what
+        was sent. An engine cut over several GPUs holds some weights more than once: there the second is not compared.
         """
+        received: list[int] = await self.llm.collective_rpc("weights_received")
         await self.llm.finish_weight_update()
-        parts: list[int] = await self.llm.collective_rpc("weight_fingerprint")
-        if len(parts) == 1 and parts[0] != expected:
+        held: list[int] = await self.llm.collective_rpc("weights_held")
+        if any(part != expected for part in (received + held if len(held) == 1 else received)):
             raise RuntimeError(f"the weights received as policy version {version} are not those that were sent")
         await self._go_on(version)
 

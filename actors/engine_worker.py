@@ -1,7 +1,9 @@
 """What vLLM's worker processes do for an engine beyond what they can do by themselves."""
 
+from collections.abc import Iterable
 from typing import Any
 
+from torch import Tensor
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
 
 from dermo_ray.models.fingerprint import fingerprint
@@ -25,6 +27,26 @@ class EngineWorker:
             if isinstance(method, UnquantizedEmbeddingMethod):
                 method.process_weights_after_loading(layer)
 
-    def weight_fingerprint(self) -> int:
-        """The fingerprint of the weights that this worker holds."""
+    def note_received(self) -> None:
+        """From now on, add up the fingerprint of the weights that the model is given, whole as they are sent.
+
+        vLLM's receiver hands them to the model's `load_weights`, in each of the workers that an engine is cut over.
+        """
+        model = self.model_runner.get_model()
+        load, self._received = type(model).load_weights, 0
+
+        def noting(weights: Iterable[tuple[str, Tensor]]) -> Any:
+            several = list(weights)
+            self._received = (self._received + fingerprint(tensor for _, tensor in several)) % 2**64
+            return load(model, several)
+
+        model.load_weights = noting
+
+    def weights_received(self) -> int:
+        """The fingerprint of what came since `note_received`, which ends here."""
+        del self.model_runner.get_model().load_weights
+        return self._received
+
+    def weights_held(self) -> int:
+        """The fingerprint of the weights that this worker holds: all of them, unless it is one of several."""
         return fingerprint(self.model_runner.get_model().parameters())

@@ -6,7 +6,7 @@ every update with the same number of passes; the gradient is that of the whole b
 
 import math
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import ray
 import torch
 from torch import Tensor
 
-from actors.adapters import Adapter, FullWeights, Published, Sent, publish
+from actors.adapters import Adapter, FullWeights, Published, publish
 from actors.deepspeed_engine import ShardedTrainer, join_ranks
 from actors.environment import threads
 from actors.images import read_images
@@ -37,7 +37,7 @@ class LearnerRank:
         self._rank = rank
         self._logprobs: dict[CompletionName, list[float]] = {}
         self._sender: Any = None
-        """Sends whole weights to the engines, where they are not handed over as files."""
+        """Sends whole weights to the engines that it has met."""
         torch.set_num_threads(threads(config.learner))
 
     def endpoint(self) -> tuple[str, int]:
@@ -125,22 +125,22 @@ class LearnerRank:
                 sums[name] += value
         return self._trainer.total(sums.values())
 
-    def connect(self, workers: Sequence[Any], ranks_per_engine: int, address: str, port: int) -> None:
-        """From now on, send whole weights to the engines of these rollout workers; every rank must take part."""
+    def connect(self, workers: Mapping[str, Any], ranks_per_engine: int, address: str, port: int) -> None:
+        """Get ready to send whole weights to the engines of these rollout workers; every rank must take part."""
         from actors.weight_transfer import Engines, Sender  # loads vLLM, which files need not
 
         source = WeightSource(self._policy.named_parameters(), self._trainer.whole)
-        engines = Engines(workers, ranks_per_engine, self._config.rollout.timeout)
+        # half of the pool's own deadline: it is the engine that is to be named, not the rank that waits for it
+        timeout = min(self._config.rollout.timeout, self._config.learner.timeout / 2)
+        engines = Engines(workers, ranks_per_engine, timeout)
         self._sender = Sender(self._rank, engines, source, address, port)
 
-    def publish(self, folder: Path, version: int) -> Published | Sent | None:
-        """Hand the weights on as they are now: send them if connected, else write them below `folder`.
+    def send(self, version: int) -> None:
+        """Send the weights as they are now to the engines; every rank must take part."""
+        self._sender.send(version)
 
-        Every rank must take part; rank 0 returns what it did.
-        """
-        if self._sender is not None:
-            self._sender.send(version)
-            return Sent(version)
+    def publish(self, folder: Path, version: int) -> Published | None:
+        """Write the weights below `folder` as they are now; every rank must take part, and rank 0 tells of them."""
         kind: type[Published] = FullWeights if self._config.lora is None else Adapter
         if self._rank == 0:
             return publish(folder, version, self.save_weights, kind)

@@ -64,10 +64,16 @@ class LearnerPool:
         """The updates made since, each with its batch."""
         self._written = 0
         """How many of them the checkpoint holds that was written last."""
-        self.engines: Callable[[], list[Any]] = list
-        """Gives the actors whose engines weights are sent to, where they are sent and not written."""
-        self._connected: list[Any] | None = None
+        self.engines: Callable[[], dict[str, Any]] = dict
+        """Gives the actors whose engines weights are sent to, by name, where they are sent and not written."""
+        self._connected: dict[str, Any] | None = None
         """Those that the ranks have met."""
+        self._broken_off = 0
+        """Transfers in a row that did not end."""
+        self._version = 0
+        """Updates that the ranks have made."""
+        self._turn = asyncio.Lock()
+        """Ranks do one thing at a time, all of them the same."""
         self._broken: RankError | None = None
         """Why the ranks can't be called before they are started anew."""
 
@@ -87,37 +93,55 @@ class LearnerPool:
     async def update(self, batch: Sequence[TrainingGroup], step: int) -> dict[str, float]:
         """One update from `batch`; the metrics, which are the same on every rank."""
         shared = self._share(list(batch))
-        metrics: dict[str, float] = (await self._surely("update", shared, step))[0]
-        self._since.append((shared, step))
+        async with self._turn:
+            metrics: dict[str, float] = (await self._surely("update", shared, step))[0]
+            self._since.append((shared, step))
+            self._version = step + 1
         return metrics
 
     async def trained_logprobs(self) -> dict[CompletionName, list[float]]:
         """Log-probabilities, in nats, of every token of the last update, by the policy before it."""
-        shares: list[dict[CompletionName, list[float]]] = await self._surely("trained_logprobs")
+        async with self._turn:
+            shares: list[dict[CompletionName, list[float]]] = await self._surely("trained_logprobs")
         return {name: logprobs for share in shares for name, logprobs in share.items()}
 
     async def divergences(self, batch: Sequence[ScoredGroup]) -> list[float]:
         """How far each completion of `batch` takes the policy from itself without its adapter, in nats."""
-        values: list[float] = (await self._surely("divergences", self._share(list(batch))))[0]
+        async with self._turn:
+            values: list[float] = (await self._surely("divergences", self._share(list(batch))))[0]
         return values
 
     async def publish(self, folder: Path, version: int) -> Published | Sent:
-        """Hand over the weights as policy `version`. Ranks that were started anew write what they else would send."""
-        if self._config.sends_weights and self._connected != (engines := self.engines()):
-            address, port = (await self._each([self.ranks[0].ask("endpoint", ())], "endpoint"))[0]
-            each = self._config.rollout.engine.tensor_parallel_size
-            await self._surely("connect", engines, each, address, port)
-            self._connected = engines
-        weights: Published | Sent = (await self._surely("publish", folder, version))[0]
-        return weights
+        """Hand over the weights as policy `version`: sent to the engines, or written below `folder`.
+
+        Where a transfer breaks off, the ranks start anew and write; the second in a row is a `PoolError`.
+        """
+        async with self._turn:
+            self._version = version
+            if self._config.sends_weights:
+                try:
+                    await self._send(version)
+                    return Sent(version)
+                except PoolError as error:
+                    self._broken_off += 1
+                    if self._broken_off > 1:
+                        raise
+                    _log.warning("policy version %d is written, for it could not be sent: %s", version, error)
+            return await self._write(folder)
+
+    async def write(self, folder: Path) -> Published:
+        """Write the weights below `folder` as they are now, for engines that no transfer reached."""
+        async with self._turn:
+            return await self._write(folder)
 
     async def save(self, folder: Path) -> None:
         """Write the ranks' part of a checkpoint into `folder`. Raises `CheckpointError` where that failed."""
-        self._written = len(self._since)
-        try:
-            await self._surely("save", folder, attempts=1)
-        except PoolError as error:
-            raise CheckpointError(str(error)) from error
+        async with self._turn:
+            self._written = len(self._since)
+            try:
+                await self._surely("save", folder, attempts=1)
+            except PoolError as error:
+                raise CheckpointError(str(error)) from error
 
     def saved(self, checkpoint: Path) -> None:
         """What was written last is safe in `checkpoint`: the state to go back to."""
@@ -129,6 +153,21 @@ class LearnerPool:
         for rank in self.ranks:
             rank.kill()
         self.ranks = []
+
+    async def _send(self, version: int) -> None:
+        engines = self.engines()
+        if self._broken is not None or self._connected != engines:
+            self._connected = None
+            each = self._config.rollout.engine.tensor_parallel_size
+            address, port = (await self._surely("endpoint", attempts=1))[0]
+            await self._surely("connect", engines, each, address, port, attempts=1)
+            self._connected = engines
+        await self._surely("send", version, attempts=1)
+        self._broken_off = 0
+
+    async def _write(self, folder: Path) -> Published:
+        weights: Published = (await self._surely("publish", folder, self._version))[0]
+        return weights
 
     async def _start(self) -> None:
         workers = self._config.learner.workers

@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar
 
 from actors import progress as progresses
 from actors.accounts import RunAccounts
+from actors.adapters import ADAPTERS
 from actors.controller import Report, RunController
 from actors.images import store_images
 from actors.learner_pool import LearnerPool
@@ -99,7 +100,9 @@ async def train(
     if progress.version >= config.steps:
         print(f"{config.run} has made its {progress.version} updates: nothing to do")
         return True
-    rollouts, rewards = Rollouts(pools.rollout, config.rollout.timeout), Rewards(pools.reward, config.rewards.timeout)
+    write = partial(pools.learner.write, config.run / ADAPTERS)
+    rollouts = Rollouts(pools.rollout, config.rollout.timeout, write)
+    rewards = Rewards(pools.reward, config.rewards.timeout)
     pools.learner.engines = rollouts.actors
     dump = Dump.read(config.replay_from, order.prompts) if config.replay_from is not None else None
     if dump is not None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from actors.adapters import Published, Sent
+from actors.crew import News
 from actors.environment import threads, worker_environment
 from actors.hosting import RayHost, last_line
 from actors.images import read_images
@@ -44,6 +45,8 @@ class RolloutWorker:
         self._on_gpu, self._threads, self._receives = on_gpu, threads, receives
         self._data = data
         self._engine: Engine | None = None
+        self._receiving = False
+        """Whether a transfer began that has not ended."""
 
     async def start(self, weights: Published | None = None) -> None:
         """Start the engine and load the weights that the others have."""
@@ -56,7 +59,12 @@ class RolloutWorker:
             await self._engine.load(weights)
 
     async def load(self, weights: Published) -> str:
-        """Load newer weights; returns their checksum as this worker found it."""
+        """Load newer weights; returns their checksum as this worker found it.
+
+        An engine in which a transfer broke off is in no state for that: the worker ends, for its pool to start another.
+        """
+        if self._receiving:
+            _end("a transfer of weights to its engine broke off")
         async with self._going_with_its_engine():
             return await self.engine.load(weights)
 
@@ -66,6 +74,7 @@ class RolloutWorker:
 
     async def begin_transfer(self) -> None:
         """Hold all requests until `end_transfer`."""
+        self._receiving = True
         await self.engine.begin_transfer()
 
     async def receive(self, update_info: dict[str, Any]) -> None:
@@ -75,6 +84,7 @@ class RolloutWorker:
     async def end_transfer(self, version: int, fingerprint: int) -> None:
         """Check what was received and go on with it as policy `version`."""
         await self.engine.end_transfer(version, fingerprint)
+        self._receiving = False
 
     def version(self) -> int | None:
         """The policy version that requests get now."""
@@ -112,8 +122,7 @@ class RolloutWorker:
             try:
                 await self.engine.check_health()
             except Exception as dead:
-                print(f"the engine is dead: {last_line(dead)}", file=sys.stderr, flush=True)
-                os._exit(1)
+                _end(f"the engine is dead: {last_line(dead)}")
             raise
 
     @property
@@ -124,11 +133,18 @@ class RolloutWorker:
         return self._engine
 
 
+def _end(reason: str) -> NoReturn:
+    """End this process, and the engine's with it; its pool tells of its last words."""
+    print(reason, file=sys.stderr, flush=True)
+    os._exit(1)
+
+
 class Rollouts:
     """The rollout pool as the run controller sees it."""
 
-    def __init__(self, pool: Pool, timeout: float) -> None:
-        self.pool, self._timeout = pool, timeout
+    def __init__(self, pool: Pool, timeout: float, write: Callable[[], Awaitable[Published]] | None = None) -> None:
+        """`write` has the learners write what they else send, for engines that come between two transfers."""
+        self.pool, self._timeout, self._write = pool, timeout, write
 
     async def sample(self, prompt: Prompt, sampling: Sampling, adapter: Published | None = None) -> Group:
         """The group of one prompt, by `adapter` or else the newest version that was loaded when its request began."""
@@ -139,17 +155,25 @@ class Rollouts:
         """Returns once every engine that takes requests has proved that it has `weights`; later ones do so first.
 
         An engine that can't is replaced; the second in a row ends the run. Weights that were sent are there already,
-        and an engine that comes later can't have them.
+        and are written for an engine that comes later.
         """
         if isinstance(weights, Sent):
-            await self.pool.tell("version", timeout=self._timeout, answer=weights.version)
+            there = News("version", (), self._timeout, weights.version)
+            await self.pool.tell(there, newcomers=self._written if self._write is not None else None)
         else:
-            await self.pool.tell("load", weights, timeout=self._timeout, answer=weights.checksum)
+            await self.pool.tell(self._loading(weights))
 
-    def actors(self) -> list[Any]:
-        """The Ray actors of the workers that take calls."""
-        hosts = [worker.host for worker in self.pool.workers if worker.state == "ready"]
-        return [host.actor for host in hosts if isinstance(host, RayHost)]
+    def actors(self) -> dict[str, Any]:
+        """The Ray actors of the workers that take calls, by the workers' names and places."""
+        ready = [worker for worker in self.pool.workers if worker.state == "ready"]
+        return {str(worker): worker.host.actor for worker in ready if isinstance(worker.host, RayHost)}
+
+    async def _written(self) -> News:
+        assert self._write is not None
+        return self._loading(await self._write())
+
+    def _loading(self, weights: Published) -> News:
+        return News("load", (weights,), self._timeout, weights.checksum)
 
 
 def rollout_pool(

@@ -17,6 +17,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.autoscale import Autoscaler
+from actors.crew import News
 from actors.hosting import Location
 from actors.learner_pool import LearnerPool
 from actors.pool import Pool, Worker
@@ -185,9 +186,14 @@ def _bounds(pool: Pool) -> AutoscaleSettings | None:
 
 
 def _worker_state(worker: Worker) -> WorkerState:
-    version = getattr(worker.told.arguments[0], "version", None) if worker.told and worker.told.arguments else None
     node, pid = _place(worker.location)
+    version = _version(worker.told.ready) if worker.told is not None else None
     return WorkerState(worker.name, worker.state, node, pid, version, worker.running, worker.done, worker.rate)
+
+
+def _version(news: News) -> int | None:
+    """The policy version that news are about: that of the files to load, or that which was sent and has to be there."""
+    return getattr(news.arguments[0], "version", None) if news.arguments else news.answer
 
 
 def _learner_state(learner: LearnerPool) -> PoolState:

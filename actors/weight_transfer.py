@@ -6,24 +6,30 @@ sends. The engines are driven through their rollout workers, all at once and wit
 on GPUs yet; its tests stand in for NCCL.
 """
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError
+from ray.exceptions import RayError
 from vllm.distributed.weight_transfer import WeightTransferTrainerFactory
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
+from actors.hosting import last_line
 from actors.whole_weights import WeightSource
+
+
+class TransferError(RuntimeError):
+    """A transfer broke off; the message names the rollout worker at whose engine."""
 
 
 @dataclass(frozen=True)
 class Engines:
     """The engines that weights are sent to."""
 
-    workers: Sequence[Any]
-    """Handles of the rollout workers, one engine each."""
+    workers: Mapping[str, Any]
+    """Handles of the rollout workers by name, one engine each."""
     ranks_per_engine: int
     """GPUs over which each engine is cut."""
     timeout: float
@@ -35,14 +41,24 @@ class Engines:
         return len(self.workers) * self.ranks_per_engine
 
     def ask(self, method: str, arguments_of: Callable[[int], tuple[Any, ...]]) -> None:
-        """Call `method` on all workers at once, on worker i with `arguments_of(i)`. Raises what one of them raises."""
-        calls = [getattr(w, method).remote(*arguments_of(number)) for number, w in enumerate(self.workers)]
-        try:
-            ray.get(calls, timeout=self.timeout)
-        except GetTimeoutError:
-            _, late = ray.wait(calls, num_returns=len(calls), timeout=0)
-            names = ", ".join(str(calls.index(call) + 1) for call in late)
-            raise TimeoutError(f"engine {names} did not answer {method} within {self.timeout:g} s") from None
+        """Call `method` on all workers at once, on the i-th with `arguments_of(i)`.
+
+        Raises `TransferError`, which names the first worker that fails, or those that are late.
+        """
+        names = {
+            getattr(worker, method).remote(*arguments_of(number)): name
+            for number, (name, worker) in enumerate(self.workers.items())
+        }
+        missing, deadline = list(names), time.monotonic() + self.timeout
+        while missing:
+            done, missing = ray.wait(missing, timeout=max(0.0, deadline - time.monotonic()))
+            if not done:
+                late = ", ".join(names[call] for call in missing)
+                raise TransferError(f"{late} did not answer {method} within {self.timeout:g} s")
+            try:
+                ray.get(done)
+            except RayError as error:
+                raise TransferError(f"{names[done[0]]} failed in {method}: {last_line(error)}") from error
 
 
 class Control:

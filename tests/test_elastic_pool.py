@@ -8,6 +8,7 @@ import pytest
 from fake_hosts import FakeCluster
 
 from actors.autoscale import Autoscaler
+from actors.crew import News
 from actors.pool import Pool, PoolError
 from dermo_ray.config.pools import AutoscaleSettings, PoolSettings
 
@@ -19,6 +20,8 @@ class Clerk:
         self.news: list[str] = []
         self.calls: list[int] = []
         self.answers_wrongly = self.dawdles = False
+        self.seconds = 0.0
+        """That it takes to take news."""
 
     async def start(self) -> None:
         return None
@@ -30,8 +33,9 @@ class Clerk:
 
     async def tell(self, news: str) -> str:
         self.news.append(news)
-        await asyncio.sleep(9 if self.dawdles else 0)
-        return "nonsense" if self.answers_wrongly else news
+        answer = "nonsense" if self.answers_wrongly else news
+        await asyncio.sleep(9 if self.dawdles else self.seconds)
+        return answer
 
     async def fail(self) -> None:
         raise ValueError("no such drawer")
@@ -60,6 +64,10 @@ def with_pool(
             assert not any(host.alive for host in hosts.hosts)
 
     return asyncio.run(run())
+
+
+def news(policy: str, timeout: float = 5.0) -> News:
+    return News("tell", (policy,), timeout, policy)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -208,10 +216,10 @@ def test_many_workers_that_are_lost_at_once_with_their_node_are_no_reason_to_giv
 
 def test_news_reach_every_worker_before_it_takes_calls() -> None:
     async def body(pool: Pool, hosts: FakeCluster) -> list[str]:
-        await pool.tell("tell", "policy 1", timeout=5, answer="policy 1")
+        await pool.tell(news("policy 1"))
         pool.scale(4)
         hosts.hosts[0].die()
-        await pool.tell("tell", "policy 2", timeout=5, answer="policy 2")
+        await pool.tell(news("policy 2"))
         answers = await asyncio.gather(*(pool.call("work", number, 0.01, timeout=5) for number in range(40)))
         await until(lambda: ready(pool) == 4)
         assert all(host.worker.news[-1] == "policy 2" for host in hosts.hosts if host.alive)
@@ -223,7 +231,7 @@ def test_news_reach_every_worker_before_it_takes_calls() -> None:
 def test_a_worker_that_takes_the_news_wrongly_is_replaced_and_a_second_one_ends_it() -> None:
     async def once(pool: Pool, hosts: FakeCluster) -> list[str]:
         hosts.hosts[0].worker.answers_wrongly = True
-        await pool.tell("tell", "policy 1", timeout=5, answer="policy 1")
+        await pool.tell(news("policy 1"))
         await until(lambda: ready(pool) == 2)
         return [worker.name for worker in pool.workers]
 
@@ -232,7 +240,7 @@ def test_a_worker_that_takes_the_news_wrongly_is_replaced_and_a_second_one_ends_
     async def twice(pool: Pool, hosts: FakeCluster) -> None:
         for host in hosts.hosts:
             host.worker.answers_wrongly = True
-        await pool.tell("tell", "policy 1", timeout=5, answer="policy 1")
+        await pool.tell(news("policy 1"))
 
     with pytest.raises(
         PoolError, match=r"clerk worker 2 \(pid 2 on node2\) answered tell with 'nonsense', not 'policy 1'"
@@ -244,13 +252,53 @@ def test_a_worker_that_is_late_to_take_the_news_is_replaced_and_a_second_one_end
     async def late(pool: Pool, hosts: FakeCluster, workers: int) -> int:
         for host in hosts.hosts[:workers]:
             host.worker.dawdles = True
-        await pool.tell("tell", "policy 1", timeout=0.2, answer="policy 1")
+        await pool.tell(news("policy 1", timeout=0.2))
         await until(lambda: ready(pool) == 2)
         return len(pool.workers)
 
     assert with_pool(lambda pool, hosts: late(pool, hosts, 1)) == 2
     with pytest.raises(PoolError, match=r"clerk worker \d \(pid \d on node\d\) did not answer tell within 0\.2 s"):
         with_pool(lambda pool, hosts: late(pool, hosts, 2))
+
+
+def test_a_newcomer_is_told_what_is_made_for_it() -> None:
+    async def body(pool: Pool, hosts: FakeCluster) -> list[list[str]]:
+        asked = []
+
+        async def newcomers() -> News:
+            asked.append(1)
+            return news(f"policy 1 for newcomer {len(asked)}")
+
+        await pool.tell(news("policy 1"), newcomers)
+        pool.scale(2)
+        await until(lambda: ready(pool) == 2)
+        hosts.hosts[0].die()
+        await until(lambda: ready(pool) == 2 and len(hosts.hosts) == 3)
+        return [host.worker.news for host in hosts.hosts]
+
+    assert with_pool(body, workers=1, heartbeat=0.3) == [
+        ["policy 1"],
+        ["policy 1 for newcomer 1"],
+        ["policy 1 for newcomer 2"],
+    ]
+
+
+def test_what_a_newcomer_could_not_take_is_forgotten_once_it_is_no_news_any_more() -> None:
+    async def body(pool: Pool, hosts: FakeCluster) -> list[str]:
+        pool.scale(2)
+        await until(lambda: len(hosts.hosts) == 2)
+        hosts.hosts[1].worker.answers_wrongly = True
+        hosts.hosts[1].worker.seconds = 0.05
+        await pool.tell(news("policy 1"))
+        await until(lambda: hosts.hosts[1].worker.news == ["policy 1"])
+        await pool.tell(news("policy 2"))
+        hosts.hosts[1].worker.answers_wrongly = hosts.hosts[1].worker.seconds = 0
+        await until(lambda: ready(pool) == 2)
+        assert len(hosts.hosts) == 2
+        found: list[str] = hosts.hosts[1].worker.news
+        return found
+
+    assert with_pool(body, workers=1)[-1] == "policy 2"
 
 
 def test_a_worker_waits_for_its_place_until_a_node_joins() -> None:

@@ -10,7 +10,7 @@ import pytest
 from fake_hosts import FakeCluster, FakeHost
 from fake_pools import settings
 
-from actors.adapters import Adapter
+from actors.adapters import Adapter, Published, Sent
 from actors.interfaces import CheckpointError
 from actors.learner_pool import LearnerPool
 from actors.pool import PoolError
@@ -41,6 +41,15 @@ class Rank:
         await self.world.happens("publish", self.number, version)
         return Adapter(version, folder, repr(self.weights))
 
+    async def connect(self, engines: dict[str, str], each: int, address: str, port: int) -> None:
+        await self.world.happens("connect", self.number, len(self.weights))
+        self.engines = engines
+
+    async def send(self, version: int) -> None:
+        await self.world.happens("send", self.number, version)
+        if self.number == 0:
+            self.world.sent.append((version, sorted(self.engines)))
+
     async def save(self, folder: Path) -> None:
         await self.world.happens("save", self.number, len(self.weights))
         if self.number == 0:
@@ -56,6 +65,8 @@ class World:
     def __init__(self, events: dict[tuple[str, int, int], str], always: bool = False) -> None:
         self.events, self.always = events, always
         self.started = 0
+        self.sent: list[tuple[int, list[str]]] = []
+        """What engines got from the ranks' memory, and which engines."""
         self.hosts = FakeCluster(lambda: Rank(self))
 
     async def happens(self, method: str, rank: int, step: int) -> None:
@@ -71,6 +82,8 @@ class World:
             await asyncio.sleep(60)
         elif event == "nan":
             raise RuntimeError(f"update {step}: loss {math.nan} and gradient norm {math.nan} must be finite")
+        elif event == "engine":
+            raise RuntimeError("rollout worker 2 (pid 7 on node7) did not answer receive within 3 s")
         elif event == "full":
             Path("/dev/full").write_text("a device that has no room, ever")
         elif event == "lose peer":  # what a rank says whose peer died, before anybody else tells of the death
@@ -160,3 +173,58 @@ def test_a_rank_that_dies_while_the_pool_opens_is_started_again(tmp_path: Path) 
     checksum, pool = train(tmp_path, world)
     assert (checksum, pool.restarts) == (EXPECTED, 0)
     assert len(world.hosts.hosts) == 4
+
+
+def send(folder: Path, world: World, engines: list[set[str]]) -> tuple[list[Published | Sent], LearnerPool]:
+    """Make an update and publish it for each entry of `engines`, which are those that take calls then."""
+    learner = {"workers": 2, "timeout": 0.5, "heartbeat": 0.2}
+    config = settings(folder, learner=learner, lora=None).model_copy(update={"transport": "nccl"})
+    pool = LearnerPool(config, world.hosts, share=lambda batch: batch)
+
+    async def run() -> list[Published | Sent]:
+        try:
+            await pool.open()
+            found = []
+            for step, there in enumerate(engines):
+                await pool.update([f"batch {step}"], step)  # type: ignore[list-item]
+                pool.engines = lambda there=there: dict.fromkeys(there, "actor")  # type: ignore[misc]
+                found.append(await pool.publish(folder, step + 1))
+            found.append(await pool.write(folder))
+            return found
+        finally:
+            pool.close()
+
+    return asyncio.run(run()), pool
+
+
+def test_weights_are_sent_to_the_engines_that_are_there_and_written_for_those_that_come(tmp_path: Path) -> None:
+    world = World({})
+    published, pool = send(tmp_path, world, [{"a"}, {"a"}, {"a", "b"}, {"b"}])
+    assert world.sent == [(1, ["a"]), (2, ["a"]), (3, ["a", "b"]), (4, ["b"])]
+    written = Adapter(4, tmp_path, repr([(step, [f"batch {step}"]) for step in range(4)]))
+    assert published == [*map(Sent, range(1, 5)), written]
+    assert pool.restarts == 0
+
+
+@pytest.mark.parametrize(("method", "step"), [("connect", 1), ("send", 2)])
+@pytest.mark.parametrize("event", ["engine", "die", "hang"])
+def test_a_transfer_that_breaks_off_is_made_up_for_with_files(
+    event: str, method: str, step: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World({(method, 0, step): event})
+    published, pool = send(tmp_path, world, [{"a"}] * 4)
+    weights = {n: repr([(step, [f"batch {step}"]) for step in range(n)]) for n in (step, 4)}
+    expected: list[Published | Sent] = [*map(Sent, range(1, 5)), Adapter(4, tmp_path, weights[4])]
+    expected[step - 1] = Adapter(step, tmp_path, weights[step])
+    assert published == expected
+    assert pool.restarts == 1
+    if event == "engine":
+        assert f"policy version {step} is written, for it could not be sent: learner rank 0" in caplog.text
+        assert "rollout worker 2 (pid 7 on node7) did not answer receive" in caplog.text
+
+
+def test_two_transfers_in_a_row_that_break_off_end_the_run_by_the_engines_name(tmp_path: Path) -> None:
+    world = World({("send", 0, 2): "engine", ("send", 0, 3): "engine"})
+    with pytest.raises(PoolError, match=r"rollout worker 2 \(pid 7 on node7\) did not answer receive"):
+        send(tmp_path, world, [{"a"}] * 4)
+    assert world.sent == [(1, ["a"])]

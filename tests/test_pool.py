@@ -14,6 +14,7 @@ import psutil
 import pytest
 from ray.exceptions import RayTaskError
 
+from actors.crew import News
 from actors.pool import Pool, PoolError, ray_pool
 from dermo_ray.config.pools import PoolSettings
 
@@ -132,7 +133,7 @@ def test_what_all_workers_are_told_reaches_the_replacements_of_dead_ones(tmp_pat
     async def body(pool: Pool) -> list[Any]:
         for worker in pool.workers:
             os.kill(worker.location.pid, signal.SIGKILL)
-        await pool.tell("tell", "policy 8", timeout=60, answer="policy 8")
+        await pool.tell(News("tell", ("policy 8",), 60, "policy 8"))
         return await told_by_all(pool)
 
     assert with_pool(tmp_path, body) == [("policy 8",)] * 2

@@ -1,10 +1,13 @@
 """Whole weights for the engines: a source that DeepSpeed may have cut up, and the engines' side of a transfer."""
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import ray
 import torch
 from torch import Tensor, nn
 
@@ -158,3 +161,42 @@ def test_vllms_sender_drives_the_engines_through_the_four_calls(monkeypatch: pyt
     Sender(1, cast(Any, bystanders), WeightSource(helper.parameters.items(), helper.whole), "127.0.0.1", 29500).send(2)
     assert helper.gathered == model.gathered
     assert bystanders.asked == []
+
+
+def test_a_worker_proves_what_its_model_was_given_however_it_lays_it_out() -> None:
+    from actors.engine_worker import EngineWorker
+
+    class Model(nn.Module):
+        """Keeps half of what it is given, as an engine that is cut in two does."""
+
+        def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
+            self.kept = {name: tensor.flatten()[: tensor.numel() // 2] for name, tensor in weights}
+            return set(self.kept)
+
+    worker, model = EngineWorker(), Model()
+    worker.model_runner = SimpleNamespace(get_model=lambda: model)
+    sent = {"a": torch.randn(3, 4), "b": torch.randn(8)}
+    for altered in (0.0, 1e-6):
+        worker.note_received()
+        assert model.load_weights((name, tensor + altered) for name, tensor in [("a", sent["a"])]) == {"a"}
+        model.load_weights(iter([("b", sent["b"])]))
+        assert (worker.weights_received() == fingerprint(sent.values())) is (altered == 0)
+        assert "load_weights" not in vars(model)
+
+
+def test_an_engine_that_fails_or_is_late_in_a_transfer_is_named(ray_cluster: None) -> None:
+    from actors.weight_transfer import Engines, TransferError
+
+    @ray.remote(num_cpus=0)
+    class Worker:
+        async def receive(self, seconds: float) -> None:
+            await asyncio.sleep(seconds)
+            if seconds:
+                raise RuntimeError("no such weight: lm_head")
+
+    engines = Engines({f"rollout worker {n}": Worker.remote() for n in (1, 2)}, 1, timeout=2.0)
+    engines.ask("receive", lambda number: (0.0,))
+    with pytest.raises(TransferError, match=r"^rollout worker 2 failed in receive: .*no such weight: lm_head"):
+        engines.ask("receive", lambda number: (0.1 * number,))
+    with pytest.raises(TransferError, match=r"^rollout worker 2 did not answer receive within 2 s"):
+        engines.ask("receive", lambda number: (60.0 * number,))
