@@ -8,7 +8,8 @@ import pytest
 
 from benchmarks import bookkeeping
 from benchmarks.cct import command, figures, result_name, settings_for
-from benchmarks.page import SECTIONS, page
+from benchmarks.page import page
+from benchmarks.rows import SECTIONS
 from dermo_ray.bench.columns import Columns, columns
 from dermo_ray.bench.responses import Response
 from dermo_ray.config.bench import Method
