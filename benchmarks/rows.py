@@ -272,6 +272,18 @@ def _soak(result: Result) -> list[Row]:
     ]
 
 
+def _rollout(result: Result) -> list[Row]:
+    speeds = {name: median(found) for name, found in result["tokens_per_second"].items()}
+    names = {
+        "dermoray": "the rollout pool, with rewards and bookkeeping",
+        "one_engine": "`LLM.generate`, one process with all cores",
+        "an_engine_a_core": "`LLM.generate`, one process a core",
+    }
+    rows = [(f"tokens/s, {names[name]}", f"{speed:,.0f}", "") for name, speed in speeds.items()]
+    share = f"{result['share_of_the_faster_bare_engine']:.2f}"
+    return [*rows, ("the pool's share of the faster one", share, "at least 0.95")]
+
+
 def _beside_trl(result: Result) -> list[Row]:
     names = {
         "dermoray": "DermoRay", "trl": "TRL, one process with all cores", "trl_ddp": "TRL, one process a core",
@@ -295,6 +307,7 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Result], list[Row]]]] = {
     "staleness": ("Learning from completions an update old", _staleness),
     "publish": ("Adapters to engines", _publish),
     "logprobs": ("Log-probabilities over a large vocabulary", _logprobs),
+    "rollout": ("Rollouts beside vLLM alone", _rollout),
     "rl_step": ("An RL step beside TRL's", _beside_trl),
     "sft_step": ("An SFT step beside TRL's", _beside_trl),
     "scaling": ("Adding and removing workers", _scaling),
