@@ -1,7 +1,7 @@
 """How many rollout workers one controller keeps busy: `python -m benchmarks.control_plane`.
 
-512 simulated workers live in a few Ray actors, which sleep as long as completions take and answer with groups of
-real size, so that the controller, its pools and Ray's calls are the real ones. Reports the throughput as a share of
+Up to 1,024 simulated workers live in a few Ray actors, which sleep as long as completions take and answer with groups
+of real size: the controller, its pools and Ray's calls are the real ones. Reports the throughput as a share of
 the ideal, in which every worker always has as many groups as it takes, and the controller's CPU time per group. A
 second run, in one process and with hardly any sleep, follows its memory over 100,000 groups. Writes
 `benchmarks/results/control_plane.json`.
@@ -43,7 +43,10 @@ from dermo_ray.data.prompts import PromptOrder
 from dermo_ray.ledger import Ledger, Opening, check
 from jobs.cluster import ray_session
 
-WORKERS, PER_PROCESS, SLOTS = 512, 128, 4
+WORKERS, PER_PROCESS, SLOTS = (32, 512, 1024), 128, 4
+"""The pools that are measured; workers in a process; groups at once on a worker."""
+ROUNDS = 8
+"""Groups that each place of a worker takes, the first and the last two not measured."""
 MEDIAN = 20.0
 """Seconds of the median group: 8 completions of some hundred tokens on an 8-billion-parameter policy."""
 
@@ -149,9 +152,11 @@ def conduct(run: Path, hosts: list[Host], groups: int, group_size: int, batch: i
     assert report.ok, report.problems
 
 
-def throughput(median: float, groups: int) -> dict[str, float | int]:
-    """Steady-state throughput of 512 workers, against that of workers that are never without work."""
+def throughput(workers: int, median: float) -> dict[str, float | int]:
+    """Steady-state throughput of `workers` workers, against that of workers that are never without work."""
     samples: list[tuple[float, float, int]] = []
+    places = workers * SLOTS
+    groups = ROUNDS * places
 
     async def observe(controller: RunController, learners: SimulatedLearners, pool: Pool) -> None:
         while True:
@@ -160,18 +165,18 @@ def throughput(median: float, groups: int) -> dict[str, float | int]:
 
     with ray_session(num_cpus=2), tempfile.TemporaryDirectory() as folder:
         remote: Any = ray.remote(Barracks).options(num_cpus=0.1, max_concurrency=10_000)
-        processes = [remote.remote(PER_PROCESS, median, 256) for _ in range(WORKERS // PER_PROCESS)]
-        hosts: list[Host] = [Bunk(process, number) for process in processes for number in range(PER_PROCESS)]
-        conduct(Path(folder), hosts, groups, group_size=8, batch=512, observe=observe)
+        processes = [remote.remote(PER_PROCESS, median, 256) for _ in range(0, workers, PER_PROCESS)]
+        hosts: list[Host] = [Bunk(processes[number // PER_PROCESS], number % PER_PROCESS) for number in range(workers)]
+        conduct(Path(folder), hosts, groups, group_size=8, batch=max(1, places // 4), observe=observe)
     # the first groups all begin at once and the last leave workers idle: neither is the steady state
-    warm = next(n for n, sample in enumerate(samples) if sample[2] > 2 * WORKERS * SLOTS)
-    last = next(n for n, sample in enumerate(samples) if sample[2] > groups - 2 * WORKERS * SLOTS)
+    warm = next(n for n, sample in enumerate(samples) if sample[2] > 2 * places)
+    last = next(n for n, sample in enumerate(samples) if sample[2] > groups - 2 * places)
     (began, cpu_began, done_began), (ended, cpu_ended, done_ended) = samples[warm], samples[last]
     done = done_ended - done_began
     mean = sum(seconds_of(index, median) for index in range(groups)) / groups
-    measured, ideal = done / (ended - began), WORKERS * SLOTS / mean
+    measured, ideal = done / (ended - began), places / mean
     return {
-        "workers": WORKERS,
+        "workers": workers,
         "groups_at_once_per_worker": SLOTS,
         "median_seconds_of_a_group": median,
         "groups_measured": done,
@@ -214,6 +219,7 @@ def memory(groups: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--groups", type=int, default=100_000, help="over which memory is followed")
+    parser.add_argument("--workers", type=int, nargs="+", default=WORKERS, help="the pools that are measured")
     parser.add_argument("--memory-only", action="store_true", help="without Ray, and without writing a result")
     arguments = parser.parse_args()
     if arguments.memory_only:
@@ -222,7 +228,7 @@ def main() -> None:
     result = {
         "command": "python -m benchmarks.control_plane",
         "machine": describe(),
-        "throughput": throughput(MEDIAN, groups=16 * 1024),
+        "throughput": [throughput(workers, MEDIAN) for workers in arguments.workers],
         "memory": memory(arguments.groups),
     }
     RESULTS.mkdir(parents=True, exist_ok=True)

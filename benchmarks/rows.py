@@ -208,6 +208,15 @@ def _staleness(result: Result) -> list[Row]:
     ]
 
 
+def _forecast(result: Result) -> list[Row]:
+    rows = []
+    for found in result["forecasts"]:
+        split = f"{found['gpus']} GPUs, {found['engines']} engines and {found['learner_ranks']} learner ranks"
+        speed = f"{found['tokens_per_second']:,} tokens/s, the {found['bottleneck']} at their limit"
+        rows.append((f"forecast, not measured: {split}", speed, ""))
+    return rows
+
+
 def _chaos(result: Result) -> list[Row]:
     recovery = result["rollout_recovery_seconds"]
     return [
@@ -224,12 +233,18 @@ def _chaos(result: Result) -> list[Row]:
 
 
 def _control_plane(result: Result) -> list[Row]:
-    speed, memory = result["throughput"], result["memory"]
+    memory = result["memory"]
     grown = f"{memory['growth_mib_from_a_tenth_to_the_end']:+g} MiB"
+    speeds = [
+        (
+            f"{speed['workers']:,} workers: share of the ideal throughput, the controller's CPU time for a group",
+            f"{speed['share_of_ideal']:.1%}, {speed['controller_cpu_ms_per_group']:g} ms",
+            "at least 95 % at 512",
+        )
+        for speed in result["throughput"]
+    ]
     return [
-        (f"share of the ideal throughput of {speed['workers']} workers", f"{speed['share_of_ideal']:.1%}",
-         "at least 95 %"),
-        ("the controller's CPU time for a group", f"{speed['controller_cpu_ms_per_group']:g} ms", ""),
+        *speeds,
         (f"memory over {memory['groups']:,} groups, from a tenth of them on", grown, "flat"),
     ]  # fmt: skip
 
@@ -311,7 +326,8 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Result], list[Row]]]] = {
     "rl_step": ("An RL step beside TRL's", _beside_trl),
     "sft_step": ("An SFT step beside TRL's", _beside_trl),
     "scaling": ("Adding and removing workers", _scaling),
-    "control_plane": ("One controller over 512 workers", _control_plane),
+    "control_plane": ("One controller over up to 1,024 workers", _control_plane),
+    "forecast": ("What larger clusters would make of it", _forecast),
     "chaos": ("Faults at random", _chaos),
     "cct": ("CCT on phantoms unlike those of training", _cct),
     "cct_held_out": ("CCT on phantoms like those of training", _cct),
