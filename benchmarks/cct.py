@@ -2,7 +2,9 @@
 
 RUN is the folder of a demo (`data`, `mavic` and the model it started from), one for each seed. New phantoms are drawn
 with stronger lighting and blur, darker skin and other frequencies of diagnoses than any of training's; every RUN's
-policy answers them greedily, by a majority vote of as many samples, by CCT, and by CCT that stops early.
+policy answers them greedily, by a majority vote of as many samples, by CCT, and by CCT that stops early. Beside these
+stands CCT adapted to the stream: the answers of CCT with their posteriors corrected for the labels' frequencies, which
+are estimated from the images without their labels (`cct.adaptation.prior_shift`).
 `--held-out` takes RUN's own held-out images instead, without a shift, with `--sources ham10000` those of that data set
 alone. Writes `benchmarks/results/cct.json`, `cct_held_out.json` or `cct_held_out_ham10000.json`: for each run and over
 all of them accuracy, calibration, selective accuracy, tokens, and the paired differences.
@@ -19,12 +21,14 @@ import numpy as np
 
 from benchmarks.machine import describe
 from dermo_ray.bench.columns import Columns, columns
-from dermo_ray.bench.measures import Bootstrap, MethodMeasures, differences, method_measures
+from dermo_ray.bench.measures import Bootstrap, MethodMeasures, compare, differences, method_measures
 from dermo_ray.bench.responses import Response
+from dermo_ray.bench.stream import result_of
+from dermo_ray.cct import adapt
 from dermo_ray.config.bench import BenchSettings, Method
 from dermo_ray.config.prepare import PrepareConfig
 from dermo_ray.phantom import DIAGNOSES
-from dermo_ray.taxonomy import Taxonomy
+from dermo_ray.taxonomy import Taxonomy, fold_label
 from jobs import benchmark, prepare
 from jobs.cluster import ray_session
 
@@ -81,6 +85,7 @@ def settings_for(run: Path, prepared: Path, name: str, sources: Sequence[str] | 
             "items": {"prepared": prepared, "style": "brief", "limit": ITEMS, "sources": sources},
             "tasks": ["t3.2"],
             "policies": [{"name": "mavic", "run": run / "mavic"}],
+            "cct": {"adaptation": {"prior_shift": True}},
             "max_tokens": {"choice": 48, "open": 48},
             "pool": {"cpus_per_worker": 2},
             "engine": {"max_model_len": 256, "max_num_seqs": 256, "cpu_kv_cache_gib": 0.5},
@@ -99,6 +104,26 @@ def answers_of(
     items = asked.items["t3.2"].items
     found = {method: columns(items, given, taxonomy) for method, given in responses.items()}
     return responses, {method: column for method, column in found.items() if column is not None}
+
+
+def adapted_to_the_stream(plain: Columns, responses: Sequence[Response], settings: BenchSettings) -> Columns:
+    """The columns of CCT once its posteriors are corrected; what no rollout answered stays as it was."""
+    steps = {response.item: response.steps[0] for response in responses if response.steps[0].answer is not None}
+    rows = [row for row, item in enumerate(plain.items) if item.id in steps]
+    results = [result_of(steps[plain.items[row].id]) for row in rows]
+    answers, right, confidence = list(plain.answers), plain.right.copy(), plain.confidence.copy()
+    for row, result in zip(rows, adapt(results, settings.cct).results, strict=True):
+        answers[row], confidence[row] = result.answer, result.confidence
+        right[row] = fold_label(result.answer) == fold_label(plain.truth[row])
+    return replace(plain, answers=answers, right=right, confidence=confidence)
+
+
+def adaptation_figures(plain: Columns, adapted: Columns, greedy: Columns) -> dict[str, Any]:
+    """What the adaptation to the stream is worth beside CCT and beside one greedy answer."""
+    return {
+        "over_cct": compare(plain, adapted, Bootstrap()).model_dump(mode="json"),
+        "over_greedy": compare(greedy, adapted, Bootstrap()).model_dump(mode="json"),
+    }
 
 
 def pooled(parts: Sequence[Columns]) -> Columns:
@@ -155,10 +180,14 @@ def main() -> None:
     taxonomy = Taxonomy.load()
     kind = "-".join(["held-out" if arguments.held_out else "shifted", *(arguments.sources or [])])
     by_run: list[tuple[dict[Method, list[Response]], dict[Method, Columns]]] = []
+    adapted: list[Columns] = []
     with ray_session():
         for number, run in enumerate(arguments.runs):
             prepared = run / "data" if arguments.held_out else shifted_phantoms(number)
-            by_run.append(answers_of(settings_for(run, prepared, f"{kind}-{run.name}", arguments.sources), taxonomy))
+            settings = settings_for(run, prepared, f"{kind}-{run.name}", arguments.sources)
+            responses, answers = answers_of(settings, taxonomy)
+            by_run.append((responses, answers))
+            adapted.append(adapted_to_the_stream(answers["cct"], responses["cct"], settings))
     methods = by_run[0][0].keys()
     together = {method: pooled([answers[method] for _, answers in by_run]) for method in methods}
     every = {method: [response for given, _ in by_run for response in given[method]] for method in methods}
@@ -170,6 +199,7 @@ def main() -> None:
         "settings": settings_for(arguments.runs[0], Path("prepared"), kind).cct.model_dump(mode="json"),
         "runs": {run.name: figures(*found) for run, found in zip(arguments.runs, by_run, strict=True)},
         "all": figures(every, together),
+        "adapted": adaptation_figures(together["cct"], pooled(adapted), together["greedy"]),
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
     name = result_name(held_out=arguments.held_out, sources=arguments.sources)

@@ -146,6 +146,7 @@ def _cct(result: Result) -> list[Row]:
     )
     accuracies = ", ".join(f"{name} {measured['accuracy']['mean']:.1%}" for name, measured in methods.items())
     selective = methods["cct"]["selective"]
+    adapted = result.get("adapted", {})
     return [
         (f"accuracy over {every['items']:,} questions" + (f" of {len(result['runs'])} runs" if several else ""),
          accuracies, ""),
@@ -153,6 +154,11 @@ def _cct(result: Result) -> list[Row]:
          "at least +2 points, interval above 0"),
         ("CCT over a majority vote of as many samples", _points(over_vote["comparison"]["difference"]), "not below 0"),
         ("CCT at 80 % coverage over all", _points(selective["gain"]), "at least +3 points"),
+        *(
+            (f"CCT adapted to the stream over {over.removeprefix('over_').replace('greedy', 'one greedy answer')}",
+             _points(found["difference"]), "")
+            for over, found in adapted.items()
+        ),
         ("stopping early over CCT", _points(early["comparison"]["difference"]), "no loss outside the interval"),
         ("tokens saved by stopping early", f"{early['tokens_saved']:.0%}", "at least 40 %"),
     ]  # fmt: skip

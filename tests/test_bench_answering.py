@@ -50,7 +50,7 @@ def test_a_greedy_answer_is_scored_as_it_was_written(tmp_path):
     assert asked.max_tokens == 128
 
 
-@pytest.mark.parametrize(("method", "rollouts"), [("majority", 8), ("cct", 8), ("cct_early", 4)])
+@pytest.mark.parametrize(("method", "rollouts"), [("majority", 8), ("cct", 8), ("cct_early", 3)])
 def test_what_several_rollouts_elect_is_written_as_the_option(method, rollouts, tmp_path):
     sampler = Scripted(lambda asked, temperature: "b) blue nevus")
     found = answered(tmp_path, choice_item("0", right=1), method, sampler)

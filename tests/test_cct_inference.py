@@ -82,7 +82,7 @@ def test_without_any_answer_there_is_none() -> None:
     assert len(inference.votes) == 8
 
 
-@pytest.mark.parametrize(("stop", "sampled"), [("never", 8), ("certain", 5), ("probable", 4)])
+@pytest.mark.parametrize(("stop", "sampled"), [("never", 8), ("certain", 5), ("probable", 3)])
 def test_a_unanimous_answer_stops_early(stop: str, sampled: int) -> None:
     sampler = always("B", 1 - 1e-9)
     inference = run(sampler, CCTConfig(stop=stop))

@@ -152,7 +152,7 @@ def test_soft_votes_count_by_their_shares_towards_a_lead() -> None:
     assert lead_probability([torn] * 4, CCTConfig(), OPTIONS) == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize(("stop", "sizes"), [("never", [8]), ("certain", [5, 2, 1]), ("probable", [4, 2, 2])])
+@pytest.mark.parametrize(("stop", "sizes"), [("never", [8]), ("certain", [5, 2, 1]), ("probable", [3, 2, 2, 1])])
 def test_the_first_round_is_the_smallest_that_can_be_enough(stop: str, sizes: list[int]) -> None:
     assert round_sizes(CCTConfig(stop=stop), 8) == sizes
     assert round_sizes(CCTConfig(stop=stop), 1) == [1]

@@ -84,7 +84,7 @@ def adapted(
     corrected: list[CCTResult] = []
     priors: dict[str, dict[str, float]] = {}
     for name, stream in streams.items():
-        results = [_result(steps[answers.items[row].id]) for row in stream]
+        results = [result_of(steps[answers.items[row].id]) for row in stream]
         found = adapt(results, config, _training_prior(answers.items[stream[0]].task, results, config.adaptation))
         plain += results
         corrected += found.results
@@ -169,6 +169,7 @@ def _stream(item: BenchItem) -> str:
     return fact or _WHOLE
 
 
-def _result(step: Step) -> CCTResult:
+def result_of(step: Step) -> CCTResult:
+    """What CCT made of a question that some rollout answered."""
     answer = step.answer or next(iter(step.posterior))
     return CCTResult(answer, step.confidence or 0.0, dict(step.posterior), step.abstain)

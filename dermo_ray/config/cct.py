@@ -26,8 +26,8 @@ class ViewSettings(Settings):
 
     clinical: tuple[ViewName, ...] = ("identity", "flip_horizontal", "light_crop", "quarter_turn_left")
     """Of clinical photographs; no colour constancy, which takes erythema for light where skin fills the picture."""
-    dermoscopic: tuple[ViewName, ...] = ("identity", "flip_horizontal", "quarter_turn_left", "colour_constancy")
-    """Of dermoscopic images."""
+    dermoscopic: tuple[ViewName, ...] = ("identity", "flip_horizontal", "quarter_turn_left", "half_turn")
+    """Of dermoscopic images, in which no direction is up."""
 
     @field_validator("clinical", "dermoscopic")
     @classmethod
@@ -85,7 +85,7 @@ class CCTConfig(Settings):
     stop: Literal["never", "certain", "probable"] = "never"
     """`never` samples every rollout at once. `certain` ends when no further rollout can change the answer, `probable`
     when the answer leads with probability `stop_probability`; both sample in rounds, which takes longer."""
-    stop_probability: float = Field(default=0.95, gt=0.5, lt=1)
+    stop_probability: float = Field(default=0.9, gt=0.5, lt=1)
     """How probable the lead must be for `probable`."""
     round_size: int = Field(default=2, ge=1)
     """Rollouts of each round after the first, which is the smallest that may settle the answer."""
