@@ -48,6 +48,7 @@ class Worker:
     """What they amounted to, in the pool's own unit."""
     ready_at: float = math.inf
     idle: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once it is leaving and has no call left."""
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
     told: "Telling | None" = None
 
@@ -226,9 +227,9 @@ class Crew:
         self._dispatch()
 
     async def _keep_an_eye_on(self, worker: Worker) -> None:
-        """Returns once the worker may leave. Raises `WorkerDied` where it stops to answer."""
+        """Returns once the worker is to leave and has no call left. Raises `WorkerDied` where it stops to answer."""
         deadline = self.settings.heartbeat
-        while not worker.leaving.is_set():
+        while not worker.idle.is_set():
             began = time.monotonic()
             try:
                 await self._unless_gone(worker, worker.host.ping(), deadline)
@@ -236,10 +237,9 @@ class Crew:
                 raise WorkerDied(f"gave no sign of life within {deadline:g} s") from None
             try:
                 rest = max(0.0, deadline / 3 - (time.monotonic() - began))
-                await self._unless_gone(worker, worker.leaving.wait(), rest)
+                await self._unless_gone(worker, worker.idle.wait(), rest)
             except TimeoutError:
                 continue
-        await self._unless_gone(worker, worker.idle.wait(), timeout=None)  # the calls that it waits for have deadlines
 
     async def _ask(
         self,

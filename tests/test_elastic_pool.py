@@ -110,6 +110,20 @@ def test_a_draining_worker_finishes_its_calls_and_takes_no_more() -> None:
     assert sorted(map(len, calls)) == [2, 6]
 
 
+def test_a_worker_that_freezes_while_it_drains_is_noticed_and_its_calls_are_made_again() -> None:
+    async def body(pool: Pool, hosts: FakeCluster) -> list[int]:
+        calls = [asyncio.ensure_future(pool.call("work", number, 0.05, timeout=60)) for number in range(4)]
+        await asyncio.sleep(0.01)
+        pool.scale(1)
+        (draining,) = [worker for worker in pool.workers if worker.state == "draining"]
+        draining.host.frozen = True  # type: ignore[attr-defined]
+        answers = await asyncio.gather(*calls)
+        await until(lambda: len(pool.workers) == 1)
+        return [number for number, _ in answers]
+
+    assert with_pool(body, heartbeat=0.2) == list(range(4))
+
+
 def test_a_worker_taken_away_now_hands_its_calls_back_before_those_that_came_later() -> None:
     async def body(pool: Pool, hosts: FakeCluster) -> list[int]:
         calls = [asyncio.ensure_future(pool.call("work", number, 0.05, timeout=5)) for number in range(10)]
