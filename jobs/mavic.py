@@ -34,6 +34,7 @@ CHANGEABLE = frozenset(
         "keep_checkpoints",
         "keep_best",
         "checkpoint_copy",
+        "checkpoint_copy_timeout",
         "tracking",
     }
     | {"preemption_deadline", "learner.timeout"}
