@@ -175,6 +175,13 @@ def test_a_rank_that_dies_while_the_pool_opens_is_started_again(tmp_path: Path) 
     assert len(world.hosts.hosts) == 4
 
 
+def test_ranks_that_find_no_place_are_named_with_what_they_need(tmp_path: Path) -> None:
+    world = World({})
+    world.hosts = FakeCluster(lambda: Rank(world), room=1)
+    with pytest.raises(PoolError, match=r"learner rank 1 found no place within 0\.5 s: each needs 1 CPU"):
+        train(tmp_path, world)
+
+
 def send(folder: Path, world: World, engines: list[set[str]]) -> tuple[list[Published | Sent], LearnerPool]:
     """Make an update and publish it for each entry of `engines`, which are those that take calls then."""
     learner = {"workers": 2, "timeout": 0.5, "heartbeat": 0.2}
