@@ -86,7 +86,9 @@ async def _answer(reference: Any, config: ScaleConfig) -> Any:
     except TimeoutError:
         raise UserError(f"the desk of {config.run} did not answer within {config.timeout:g} s") from None
     except RayError as error:
-        raise UserError(f"the desk of {config.run} is gone: the run has ended, or sets it up again in a moment") from error
+        raise UserError(
+            f"the desk of {config.run} is gone: the run has ended, or sets it up again in a moment"
+        ) from error
 
 
 def print_pools(state: RunState) -> None:

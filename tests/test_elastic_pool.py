@@ -163,6 +163,23 @@ def test_calls_of_a_lost_worker_are_made_again_and_another_takes_its_place(
     ]
 
 
+def test_the_first_answer_after_a_loss_that_is_told_is_that_of_the_worker_in_its_place(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def body(pool: Pool, hosts: FakeCluster) -> None:
+        hosts.hosts[0].die()
+        pool.scale(3)  # one more than the replacement
+        await until(lambda: ready(pool) == 3)
+        await asyncio.gather(*(pool.call("work", number, 0.01, timeout=5) for number in range(9)))
+
+    with caplog.at_level("INFO", logger="actors"):
+        with_pool(body, heartbeat=0.2)
+    told = [record.getMessage() for record in caplog.records if "after the loss" in record.getMessage()]
+    assert len(told) == 1
+    # of those that had not answered before, worker 2 was there all along, and one came for the greater number
+    assert told[0].startswith(("clerk worker 3 ", "clerk worker 4 "))
+
+
 def test_a_call_that_is_late_twice_names_the_worker_and_what_it_was_asked() -> None:
     async def body(pool: Pool, hosts: FakeCluster) -> None:
         await pool.call("work", 1, 60.0, timeout=0.05)
