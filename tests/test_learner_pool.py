@@ -133,7 +133,7 @@ def test_a_rank_that_fails_once_changes_nothing_that_is_learnt(
     assert f"all learner ranks start anew from {good} and make" in message
 
 
-def test_a_checkpoint_that_a_rank_cannot_write_costs_nothing_but_itself(
+def test_a_checkpoint_that_a_rank_cannot_write_costs_a_new_start_and_changes_nothing_that_is_learnt(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     checksum, pool = train(tmp_path, World({("save", 0, 4): "full"}))
