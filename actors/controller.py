@@ -10,8 +10,10 @@ holds that update. An update that is an anomaly is neither published nor in a ch
 import asyncio
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -387,16 +389,31 @@ class RunController:
             return
         self._learner.saved(final)
         self.saved = progress.version
-        checkpoints.retain(folder, config.keep_checkpoints, config.keep_best, self._validations.kept)
+        keep, keep_best = config.keep_checkpoints, config.keep_best
+        await asyncio.to_thread(checkpoints.retain, folder, keep, keep_best, self._validations.kept)
         if config.checkpoint_copy is not None:
-            await asyncio.to_thread(self._copy, final, config.checkpoint_copy)
+            await self._copy(final, config.checkpoint_copy)
 
-    def _copy(self, checkpoint: Path, url: str) -> None:
-        config = self._config
+    async def _copy(self, checkpoint: Path, url: str) -> None:
+        """Copy a checkpoint to `url`. Where that fails or takes too long the run goes on, which is said."""
+        config, copied = self._config, Future[None]()
+        copied.set_running_or_notify_cancel()
+
+        def copy() -> None:
+            try:
+                checkpoint_copies.upload(config.run, checkpoint, url, config.keep_checkpoints, config.keep_best)
+                copied.set_result(None)
+            except Exception as error:
+                copied.set_exception(error)
+
+        # a daemon, for which no end of the run waits: the other side may never answer
+        threading.Thread(target=copy, name="copy", daemon=True).start()
         try:
-            checkpoint_copies.upload(config.run, checkpoint, url, config.keep_checkpoints, config.keep_best)
-        except OSError as error:
-            _log.warning("%s could not be copied to %s (%s); the next one will be", checkpoint.name, url, error)
+            async with asyncio.timeout(config.checkpoint_copy_timeout):
+                await asyncio.wrap_future(copied)
+        except Exception as error:  # each kind of file system has errors of its own
+            reason = f"not within {config.checkpoint_copy_timeout:g} s" if isinstance(error, TimeoutError) else error
+            _log.warning("%s could not be copied to %s (%s); the next one will be", checkpoint.name, url, reason)
 
     def _progress(self) -> Progress:
         queue, given_up = self._queue, [group.prompt.index for group in self._given_up]

@@ -8,7 +8,6 @@ import asyncio
 import logging
 import math
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -47,7 +46,10 @@ class Worker:
     work: float = 0.0
     """What they amounted to, in the pool's own unit."""
     ready_at: float = math.inf
+    replaces: float | None = None
+    """When the worker was lost in whose place it is, unless it came for another reason."""
     idle: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once it is leaving and has no call left."""
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
     told: "Telling | None" = None
 
@@ -102,7 +104,6 @@ class Crew:
         self._deaf = 0
         """Workers in a row that could not take the news."""
         self._count = self._losses = 0
-        self._lost_at: deque[float] = deque()
         self._nobody_since = math.inf
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
@@ -173,13 +174,14 @@ class Crew:
 
     # -- one worker ----------------------------------------------------------------------------------------------------
 
-    def _fill(self) -> None:
-        """Start as many workers as are missing."""
+    def _fill(self, replaces: float | None = None) -> None:
+        """Start as many workers as are missing, the first in place of one that was lost then."""
         there = sum(worker.state in ("placing", "starting", "ready") for worker in self.workers)
         for _ in range(self.target - there):
             self._count += 1
             gone = asyncio.get_running_loop().create_future()
             worker = Worker(f"{self.name} worker {self._count}", self._new_host(), gone)
+            worker.replaces, replaces = replaces, None
             self.workers.append(worker)
             self._spawn(self._live(worker))
 
@@ -226,9 +228,9 @@ class Crew:
         self._dispatch()
 
     async def _keep_an_eye_on(self, worker: Worker) -> None:
-        """Returns once the worker may leave. Raises `WorkerDied` where it stops to answer."""
+        """Returns once the worker is to leave and has no call left. Raises `WorkerDied` where it stops to answer."""
         deadline = self.settings.heartbeat
-        while not worker.leaving.is_set():
+        while not worker.idle.is_set():
             began = time.monotonic()
             try:
                 await self._unless_gone(worker, worker.host.ping(), deadline)
@@ -236,10 +238,9 @@ class Crew:
                 raise WorkerDied(f"gave no sign of life within {deadline:g} s") from None
             try:
                 rest = max(0.0, deadline / 3 - (time.monotonic() - began))
-                await self._unless_gone(worker, worker.leaving.wait(), rest)
+                await self._unless_gone(worker, worker.idle.wait(), rest)
             except TimeoutError:
                 continue
-        await self._unless_gone(worker, worker.idle.wait(), timeout=None)  # the calls that it waits for have deadlines
 
     async def _ask(
         self,
@@ -331,8 +332,7 @@ class Crew:
         """Count a worker as lost, make sure that it is, and start another in its place."""
         if worker.gone.done():
             return
-        if worker.state == "ready":
-            self._lost_at.append(time.monotonic())
+        lost_at = time.monotonic() if worker.state == "ready" else worker.replaces
         leaving, running = worker.leaving.is_set(), worker.running
         self._end(worker, reason)
         self._losses += not leaving
@@ -341,7 +341,7 @@ class Crew:
             return
         again = f"its {running} calls are made again" if running else "it had no call"
         self._spawn(self._report(worker, reason, f"{again}, it was leaving" if leaving else f"{again}, another starts"))
-        self._fill()
+        self._fill(None if leaving else lost_at)
 
     async def _report(self, worker: Worker, reason: str, consequence: str) -> None:
         """Say what happened in one line, with what the worker said last."""

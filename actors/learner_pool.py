@@ -24,6 +24,8 @@ from dermo_ray.config.mavic import MavicConfig
 
 _ATTEMPTS = 5
 """Times that one call is made before the run ends."""
+_PLACE = "its placement"
+"""What a rank is waited for until it has a process."""
 _PROOF_OF_LIFE = 10.0
 """Seconds that a rank has to show that it is not the one to blame for another's error."""
 
@@ -174,7 +176,7 @@ class LearnerPool:
         self._connected = None
         self.ranks = [self._new_host(rank) for rank in range(workers)]
         self.locations = [None] * workers
-        self.locations = await self._each([rank.locate() for rank in self.ranks], "find a place")
+        self.locations = await self._each([rank.locate() for rank in self.ranks], _PLACE)
         address, port = (await self._each([self.ranks[0].ask("endpoint", ())], "endpoint"))[0]
         await self._all("start", address, port, self._good)
 
@@ -233,6 +235,9 @@ class LearnerPool:
                         raise await self._named((asked | watched)[task], what, error) from error
                 if not done:
                     late = ", ".join(self._name(asked[task]) for task in missing)
+                    if what == _PLACE:
+                        needs = f"each needs {settings.placement}"
+                        raise RankError(f"{late} found no place within {settings.timeout:g} s: {needs}", own=False)
                     raise RankError(f"{late} did not answer {what} within {settings.timeout:g} s", own=False)
                 missing -= done
             return [task.result() for task in asked]

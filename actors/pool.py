@@ -139,12 +139,9 @@ class Pool(Crew):
         self._dispatch()
 
     def _succeeded(self, worker: Worker, answer: Any) -> None:
-        if worker.done == 0 and self._lost_at:
-            _log.info(
-                "%s answers %.1f s after the loss of the one before it",
-                worker,
-                time.monotonic() - self._lost_at.popleft(),
-            )
+        if worker.done == 0 and worker.replaces is not None:
+            seconds = time.monotonic() - worker.replaces
+            _log.info("%s answers %.1f s after the loss of the one before it", worker, seconds)
         worker.done += 1
         worker.work += self._measure(answer)
         self._losses = 0

@@ -25,7 +25,7 @@ from dermo_ray.config.pools import AutoscaleSettings, ElasticPoolSettings
 
 NAMESPACE = "dermo_ray"
 ADDRESS = "ray_address"
-"""The file of the run directory that names the Ray cluster of a live run."""
+"""The file of the run directory that names the Ray cluster of a live run and its desk, a line each."""
 _PERIOD = 1.0
 """Seconds between two looks at the desk."""
 _DEADLINE = 10.0
@@ -89,22 +89,25 @@ class Desk:
         self._updated = 0.0
         self._commands: list[Command] = []
         self._taken = 0
+        """Commands that the driver was given."""
+        self._done = 0
+        """Those that it had carried out when it left the state."""
 
     def exchange(self, state: RunState) -> list[Command]:
-        """The driver leaves the state and takes the commands."""
-        self._state, self._updated = state, time.monotonic()
+        """The driver leaves the state, which tells of all commands that it took before, and takes those since."""
+        self._state, self._updated, self._done = state, time.monotonic(), self._taken
         commands, self._commands = self._commands, []
         self._taken += len(commands)
         return commands
 
     def order(self, command: Command) -> int:
-        """Leave a command; it is carried out once `taken` reaches the number that is returned."""
+        """Leave a command; it is carried out once `done` of `look` reaches the number that is returned."""
         self._commands.append(command)
         return self._taken + len(self._commands)
 
     def look(self) -> tuple[RunState | None, float, int]:
-        """The state, how many seconds ago the driver left it, and how many commands it has taken."""
-        return self._state, time.monotonic() - self._updated, self._taken
+        """The state, how many seconds ago the driver left it, and how many commands were done by then."""
+        return self._state, time.monotonic() - self._updated, self._done
 
 
 def desk_name(run: Path) -> str:
@@ -127,7 +130,7 @@ class Steering:
     async def run(self) -> None:
         """Goes on until it is cancelled. A desk that was lost is set up again."""
         address = self._run / ADDRESS
-        address.write_text(ray.get_runtime_context().gcs_address)
+        address.write_text(f"{ray.get_runtime_context().gcs_address}\n{desk_name(self._run)}\n")
         try:
             while True:
                 self._autoscale()
@@ -160,7 +163,8 @@ class Steering:
                 scheduling_strategy=here,
             ).remote()
         for command in await self._desk.exchange.remote(self.state()):
-            self._scale(command.pool, command.workers, command.now)
+            if command.pool in self._pools:  # jobs.scale refuses others; whatever is asked, the run goes on
+                self._scale(command.pool, command.workers, command.now)
 
     def _autoscale(self) -> None:
         for name, autoscaler in self._autoscalers.items():

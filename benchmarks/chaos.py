@@ -175,13 +175,14 @@ class Chaos:
     def end_driver(self, name: str) -> bool:
         if self.look() is None:  # still starting: a driver that never gets anywhere proves nothing
             return False
+        whole = sorted((self.run / CHECKPOINTS).glob("step_*"))
+        if name.startswith("damage") and len(whole) < 2:  # without another there would be nothing to go on from
+            return False
         assert self.driver is not None
         self.driver.send_signal(signal.SIGTERM if name.startswith("terminate") else signal.SIGKILL)
         self.driver.wait(60)
         if name.startswith("damage"):
             whole = sorted((self.run / CHECKPOINTS).glob("step_*"))
-            if len(whole) < 2:
-                return True
             (whole[-1] / checkpoints.STATE).write_text("{")
         return True
 
@@ -202,7 +203,7 @@ class Chaos:
         return state
 
     def updates(self) -> int:
-        """Updates that the newest checkpoint or the metrics tell of."""
+        """Updates that the metrics tell of."""
         path = self.run / "metrics.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         return len(lines)

@@ -55,7 +55,7 @@ def main() -> None:
     simulation = Simulation.model_validate_json(Path(sys.argv[1]).read_text())
     config = simulation.mavic
     order = PromptOrder(prompts(simulation.prompts), config.seed)
-    with claimed(config.run, config, CHANGEABLE) as checkpoint, ray_session():
+    with claimed(config.run, config, CHANGEABLE, config.checkpoint_copy) as checkpoint, ray_session():
         asyncio.run(train(config, order, checkpoint, pools(simulation)))
 
 

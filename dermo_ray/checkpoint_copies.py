@@ -37,7 +37,7 @@ def upload(run: Path, checkpoint: Path, url: str, keep: int, keep_best: int) -> 
         system.makedirs(place.rpartition("/")[0], exist_ok=True)
         system.put_file(str(path), place)
     steps = _steps(system, root)
-    scores = {step: json.loads(system.cat_file(f"{folder}/{STATE}")).get("score") for step, folder in steps.items()}
+    scores = {step: _score(system, folder) for step, folder in steps.items()}
     for step in checkpoints.surplus(scores, keep, keep_best):
         system.rm_file(f"{steps[step]}/{MANIFEST}")
         system.rm(steps[step], recursive=True)
@@ -75,6 +75,15 @@ def _open(url: str) -> tuple[Any, str]:
     except (ValueError, ImportError) as error:
         raise UserError(f"checkpoint_copy={url} can't be opened: {error}") from error
     return system, root.rstrip("/")
+
+
+def _score(system: Any, folder: str) -> float | None:
+    """What a copy was scored with; None where that can't be read."""
+    try:
+        score: float | None = json.loads(system.cat_file(f"{folder}/{STATE}")).get("score")
+    except (OSError, ValueError):
+        return None
+    return score
 
 
 def _steps(system: Any, root: str) -> dict[int, str]:

@@ -5,6 +5,7 @@ that is killed, or finds the disk full, leaves nothing but folders whose names b
 only when a newer one is whole.
 """
 
+import errno
 import hashlib
 import json
 import logging
@@ -38,6 +39,8 @@ def commit(partial: Path, state: dict[str, Any]) -> Path:
     (partial / STATE).write_text(json.dumps(state, indent=2))
     files = {str(path.relative_to(partial)): file_sha256(path) for path in sorted(partial.rglob("*")) if path.is_file()}
     (partial / MANIFEST).write_text(json.dumps({"files": files}, indent=2))
+    for path in (*partial.rglob("*"), partial):  # a node that is lost takes along what was not yet on the disk
+        _to_disk(path)
     return adopt(partial)
 
 
@@ -51,7 +54,20 @@ def adopt(partial: Path) -> Path:
     os.rename(partial, final)
     shutil.rmtree(replaced, ignore_errors=True)
     point_at(final)
+    _to_disk(final.parent)
     return final
+
+
+def _to_disk(path: Path) -> None:
+    """Returns once the file, or the names in the folder, would outlast a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # what some file systems say of folders
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def discard(checkpoints: Path, step: int) -> None:
@@ -104,8 +120,11 @@ def recover(checkpoints: Path) -> Path | None:
     """The newest checkpoint that is whole, None where there is none yet; for the run that owns the folder.
 
     `latest` points at it afterwards, and damaged ones are put aside under a name that begins with a dot, which is said
-    in the log. Raises `UserError`, the first damage, where there are checkpoints and none of them is whole.
+    in the log. What a writer that was killed left unfinished is removed. Raises `UserError`, the first damage, where
+    there are checkpoints and none of them is whole.
     """
+    for partial in checkpoints.glob(".step_*.partial"):  # a disk that they fill has no room for the next one
+        shutil.rmtree(partial, ignore_errors=True)
     for replaced in checkpoints.glob(".step_*.replaced"):  # a writer was killed before the new one took its name
         final = replaced.with_name(replaced.name.removeprefix(".").removesuffix(".replaced"))
         if not final.exists():
@@ -132,10 +151,19 @@ def recover(checkpoints: Path) -> Path | None:
 def retain(checkpoints: Path, keep: int, keep_best: int = 0, spare: Collection[int] = ()) -> None:
     """Remove all but the newest `keep` checkpoints, the `keep_best` others with the highest `score`, and `spare`."""
     steps = {int(path.name.removeprefix("step_")): path for path in checkpoints.glob("step_*")}
-    scores = {step: read_state(path).get("score") if keep_best else None for step, path in steps.items()}
+    scores = {step: _score(path) if keep_best else None for step, path in steps.items()}
     for step in surplus(scores, keep, keep_best):
         if step not in spare:
             shutil.rmtree(steps[step])
+
+
+def _score(checkpoint: Path) -> float | None:
+    """What it was scored with; None where that can't be read, as a kill in the midst of its removal leaves it."""
+    try:
+        score: float | None = read_state(checkpoint).get("score")
+    except (OSError, ValueError):
+        return None
+    return score
 
 
 def surplus(scores: Mapping[int, float | None], keep: int, keep_best: int) -> list[int]:

@@ -5,12 +5,13 @@ it, but for the few that a resumed run may change.
 """
 
 import fcntl
+import logging
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dermo_ray import checkpoints
+from dermo_ray import checkpoint_copies, checkpoints
 from dermo_ray.config.base import Settings, dump, load
 from dermo_ray.errors import UserError
 from dermo_ray.staging import staged_file
@@ -23,13 +24,18 @@ TOKENIZER = "tokenizer.json"
 """The policy's tokenizer, in the format of the `tokenizers` library: what the token ids of the rollouts mean."""
 
 
+_log = logging.getLogger(__name__)
+
+
 @contextmanager
-def claimed(run: Path, config: Settings, changeable: Collection[str]) -> Iterator[Path | None]:
+def claimed(
+    run: Path, config: Settings, changeable: Collection[str], copies: str | None = None
+) -> Iterator[Path | None]:
     """Hold `run` for the body of a `with` and write its `config.yaml`; yields the checkpoint to go on from, or None.
 
-    `changeable` names the settings, or groups of settings, that may differ from those the run began with. Raises
-    `UserError` where another live process holds `run`, where it has a checkpoint of a run with other settings, or only
-    damaged ones.
+    `changeable` names the settings, or groups of settings, that may differ from those the run began with; `copies` is
+    where to look for a checkpoint if `run` has no whole one. Raises `UserError` where another live process holds `run`,
+    where it has a checkpoint of a run with other settings, or only damaged ones.
     """
     run.mkdir(parents=True, exist_ok=True)
     with (run / ".lock").open("w") as lock:
@@ -39,7 +45,7 @@ def claimed(run: Path, config: Settings, changeable: Collection[str]) -> Iterato
             raise UserError(
                 f"two runs in one run directory: another live run holds {run}; choose another run"
             ) from error
-        checkpoint = checkpoints.recover(run / CHECKPOINTS)
+        checkpoint = _recovered(run, copies)
         if checkpoint is not None:
             _check_same(run, config, changeable)
         with staged_file(run / CONFIG) as aside:
@@ -47,7 +53,23 @@ def claimed(run: Path, config: Settings, changeable: Collection[str]) -> Iterato
         yield checkpoint
 
 
+def _recovered(run: Path, copies: str | None) -> Path | None:
+    """The newest whole checkpoint of `run`, or else of its `copies`; None where there is none."""
+    try:
+        checkpoint = checkpoints.recover(run / CHECKPOINTS)
+    except UserError as damage:
+        checkpoint = checkpoint_copies.restore(run, CHECKPOINTS, copies) if copies is not None else None
+        if checkpoint is None:
+            raise
+        _log.warning("%s; the copy of %s at %s is taken instead", damage, checkpoint.name, copies)
+        return checkpoint
+    if checkpoint is None and copies is not None:
+        return checkpoint_copies.restore(run, CHECKPOINTS, copies)
+    return checkpoint
+
+
 def _check_same(run: Path, config: Settings, changeable: Collection[str]) -> None:
+    changeable = {*changeable, "run"}  # a run may have moved, or be brought back from its copies elsewhere
     before, now = load(type(config), run / CONFIG).model_dump(mode="json"), config.model_dump(mode="json")
     if (difference := _first_difference(before, now, changeable)) is not None:
         name, old, new = difference

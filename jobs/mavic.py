@@ -8,12 +8,10 @@ checkpoint when it is started again with the same settings; SIGTERM makes it wri
 import asyncio
 import sys
 
-from dermo_ray import checkpoint_copies
-from dermo_ray.checkpoints import LATEST
 from dermo_ray.config.mavic import MavicConfig
 from dermo_ray.config.pools import PoolSettings
 from dermo_ray.data.prompts import PromptOrder, read_prompts
-from dermo_ray.run_directory import CHECKPOINTS, TOKENIZER, claimed
+from dermo_ray.run_directory import TOKENIZER, claimed
 from dermo_ray.staging import staged_file
 from dermo_ray.tracking import check_tracking
 from jobs import preflight
@@ -34,6 +32,7 @@ CHANGEABLE = frozenset(
         "keep_checkpoints",
         "keep_best",
         "checkpoint_copy",
+        "checkpoint_copy_timeout",
         "tracking",
     }
     | {"preemption_deadline", "learner.timeout"}
@@ -50,9 +49,7 @@ def run(config: MavicConfig) -> None:
         print(f"warning: {warning}", file=sys.stderr, flush=True)
     validates = config.validation.every > 0
     heldout = read_prompts(config.data, config.validation.split, config.sources) if validates else []
-    if config.checkpoint_copy is not None and not (config.run / CHECKPOINTS / LATEST).exists():
-        checkpoint_copies.restore(config.run, CHECKPOINTS, config.checkpoint_copy)
-    with claimed(config.run, config, CHANGEABLE) as checkpoint, ray_session():
+    with claimed(config.run, config, CHANGEABLE, config.checkpoint_copy) as checkpoint, ray_session():
         preflight.ensure("mavic", config)
         # these take seconds to import; what preflight finds should show before
         from actors.mavic import Pools, train

@@ -9,10 +9,11 @@ import time
 from typing import Any
 
 import ray
-import rich
+import rich.console
 import rich.table
+from ray.exceptions import RayError
 
-from actors.steering import ADDRESS, NAMESPACE, Command, RunState, desk_name
+from actors.steering import ADDRESS, NAMESPACE, Command, RunState
 from dermo_ray.config.scale import ScaleConfig
 from dermo_ray.errors import UserError
 from jobs.cluster import ray_session
@@ -22,6 +23,8 @@ CONFIG = ScaleConfig
 
 _SILENCE = 30.0
 """Seconds without a word from its driver after which a run counts as stuck."""
+_PAGE = 160
+"""Columns of the table where it goes to no terminal."""
 
 
 def run(config: ScaleConfig) -> None:
@@ -36,37 +39,44 @@ def scale(config: ScaleConfig) -> RunState:
         raise UserError(f"no such run directory: {config.run}")
     if not address.is_file():
         raise UserError(f"{config.run} has no live run: only runs that are going on can be scaled")
-    with ray_session(address=address.read_text()):
-        return asyncio.run(_scale(config))
+    cluster, name = address.read_text().splitlines()  # the driver may know the run directory by another path
+    with ray_session(address=cluster):
+        return asyncio.run(_scale(config, name))
 
 
-async def _scale(config: ScaleConfig) -> RunState:
+async def _scale(config: ScaleConfig, name: str) -> RunState:
     try:
-        desk = ray.get_actor(desk_name(config.run), namespace=NAMESPACE)
+        desk = ray.get_actor(name, namespace=NAMESPACE)
     except ValueError as error:
         raise UserError(f"{config.run} has no live run on this cluster: it has ended, or runs on another") from error
-    state, _, _ = await _look(desk, config)
-    itself = {pool.name for pool in state.pools if pool.scales_itself}
+    state, _ = await _look(desk, config)
+    there = {pool.name: pool for pool in state.pools}
+    for pool in config.targets:
+        if pool not in there:
+            raise UserError(f"{config.run} has no pool {pool}: its mode leaves it out")
+        if there[pool].scales_itself:
+            raise UserError(f"the pool {pool} scales itself: its bounds are settings of the run")
     number = 0
     for pool, workers in config.targets.items():
-        if pool in itself:
-            raise UserError(f"the pool {pool} scales itself: its bounds are settings of the run")
         number = await _answer(desk.order.remote(Command(pool, workers, config.now)), config)
     deadline = time.monotonic() + config.timeout
     while True:
-        state, _, taken = await _look(desk, config)
-        if taken >= number:
+        state, done = await _look(desk, config)
+        if done >= number:
             return state
         if time.monotonic() > deadline:
             raise UserError(f"{config.run} did not take the command within {config.timeout:g} s")
         await asyncio.sleep(0.2)
 
 
-async def _look(desk: Any, config: ScaleConfig) -> tuple[RunState, float, int]:
-    state, age, taken = await _answer(desk.look.remote(), config)
-    if state is None or age > _SILENCE:
+async def _look(desk: Any, config: ScaleConfig) -> tuple[RunState, int]:
+    """The state of the run, and how many commands it had carried out by then."""
+    state, age, done = await _answer(desk.look.remote(), config)
+    if state is None:
+        raise UserError(f"{config.run} is only just starting: try again in a moment")
+    if age > _SILENCE:
         raise UserError(f"{config.run} has not given a sign of life for {age:.0f} s: see its logs")
-    return state, age, taken
+    return state, done
 
 
 async def _answer(reference: Any, config: ScaleConfig) -> Any:
@@ -75,6 +85,10 @@ async def _answer(reference: Any, config: ScaleConfig) -> Any:
             return await reference
     except TimeoutError:
         raise UserError(f"the desk of {config.run} did not answer within {config.timeout:g} s") from None
+    except RayError as error:
+        raise UserError(
+            f"the desk of {config.run} is gone: the run has ended, or sets it up again in a moment"
+        ) from error
 
 
 def print_pools(state: RunState) -> None:
@@ -90,7 +104,10 @@ def print_pools(state: RunState) -> None:
             table.add_row(
                 "", worker.name, worker.state, worker.node, version, str(worker.running), str(worker.done), rate
             )
-    rich.print(table)
+    console = rich.console.Console()
+    if not console.is_terminal:  # a log or a pipe, in which names must not be broken over lines
+        console = rich.console.Console(width=_PAGE)
+    console.print(table)
     print(f"{state.version} of {state.steps} updates made")
 
 

@@ -1,10 +1,12 @@
 """Copies of checkpoints on other file systems: a folder, and one without renames or folders, as object stores are."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
 import pytest
+from fake_pools import FakeLearners, FakeRollouts, at_once, conduct, settings
 
 from dermo_ray import checkpoint_copies, checkpoints
 from dermo_ray.errors import UserError
@@ -77,3 +79,36 @@ def test_a_copy_that_was_cut_off_or_damaged_gives_way_to_the_one_before(
 def test_a_url_that_nothing_can_open_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="checkpoint_copy=nosuch://bucket can't be opened"):
         checkpoint_copies.restore(tmp_path, "checkpoints", "nosuch://bucket")
+
+
+class Unreachable(Exception):
+    """What a file system raises that is no `OSError`, as Google's does."""
+
+
+@pytest.mark.parametrize("how", ["raises", "hangs"])
+def test_a_copy_that_fails_however_or_never_ends_costs_the_run_nothing_but_itself(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def upload(*_: object) -> None:
+        if how == "raises":
+            raise Unreachable("no such bucket")
+        time.sleep(20)
+
+    monkeypatch.setattr(checkpoint_copies, "upload", upload)
+    config = settings(tmp_path, steps=2, checkpoint_copy="memory://bucket", checkpoint_copy_timeout=0.2)
+    began = time.monotonic()
+    conduct(config, FakeRollouts(at_once), FakeLearners())
+    assert time.monotonic() - began < 10
+    reason = "no such bucket" if how == "raises" else "not within 0.2 s"
+    assert [record.message for record in caplog.records if "copied" in record.message] == [
+        f"step_{step:06d} could not be copied to memory://bucket ({reason}); the next one will be" for step in (1, 2)
+    ]
+
+
+def test_a_copy_whose_score_cannot_be_read_makes_way_for_others(url: str, tmp_path: Path) -> None:
+    upload(tmp_path / "run", url, 10, score=0.9)
+    system, root = fsspec.core.url_to_fs(url)
+    system.pipe_file(f"{root}/step_000010/state.json", b"{")
+    for step in (20, 30):
+        upload(tmp_path / "run", url, step, score=0.1, keep_best=1)
+    assert sorted(path.rpartition("/")[2] for path in system.glob(f"{root}/step_*")) == ["step_000020", "step_000030"]

@@ -162,6 +162,40 @@ def test_a_writer_killed_anywhere_leaves_a_whole_checkpoint(tmp_path: Path, monk
     assert any(until_killed(calls) for calls in range(1, 60))
 
 
+def test_what_a_kill_left_of_a_checkpoint_that_was_being_removed_does_not_end_the_next_run(tmp_path: Path) -> None:
+    for step in (5, 10, 15):
+        checkpoints.commit(checkpoints.begin(tmp_path, step), {"step": step, "score": 0.5})
+    (tmp_path / "step_000005" / checkpoints.STATE).unlink()
+    (tmp_path / "step_000010" / checkpoints.STATE).write_text("{")
+    checkpoints.retain(tmp_path, keep=1, keep_best=1)
+    assert names(tmp_path) == ["step_000015"]
+
+
+def test_what_a_killed_writer_left_unfinished_is_removed_when_the_run_goes_on(tmp_path: Path) -> None:
+    whole = add(tmp_path, 10)
+    (checkpoints.begin(tmp_path, 17) / "weights").write_text("half")
+    assert checkpoints.recover(tmp_path) == whole
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step_000010"]
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: set[str] = set()
+    fsync, rename = os.fsync, os.rename
+
+    def noted(descriptor: int) -> None:
+        synced.add(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        fsync(descriptor)
+
+    def checked(source: Path, target: Path) -> None:
+        assert synced == {"weights", "adapter", checkpoints.STATE, checkpoints.MANIFEST, source.name}
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(os, "rename", checked)
+    add(tmp_path, 10)
+    assert tmp_path.name in synced
+
+
 def test_the_newest_and_the_best_of_the_others_stay(tmp_path: Path) -> None:
     for step, score in ((5, 0.9), (10, 0.2), (15, None), (20, 0.7), (25, 0.1), (30, 0.0)):
         checkpoints.commit(checkpoints.begin(tmp_path, step), {"step": step, "score": score})

@@ -102,6 +102,34 @@ def test_every_prompt_is_trained_on_once_across_a_crash_and_a_resume(
     assert report.undone == 4 * (3 - progress.version)
 
 
+EPOCH = 5
+"""Updates in an epoch of the five prompts that `conduct` has, one group each."""
+
+
+@pytest.mark.parametrize("max_staleness", [0, 2])
+@pytest.mark.parametrize("failing", [0, 1, EPOCH - 1, EPOCH, EPOCH + 1])
+def test_a_run_goes_on_from_its_first_step_from_an_epochs_end_and_from_the_first_step_of_the_next(
+    failing: int, max_staleness: int, tmp_path: Path
+) -> None:
+    class Fails(FakeLearners):
+        async def update(self, batch: Sequence[TrainingGroup], step: int) -> dict[str, float]:
+            if step == failing:
+                raise RuntimeError("node lost")
+            return await super().update(batch, step)
+
+    config = settings(tmp_path, steps=2 * EPOCH, batch_groups=1, max_staleness=max_staleness)
+    before, after = Fails(seconds=0.002), FakeLearners(seconds=0.002)
+    with pytest.raises(RuntimeError, match="node lost"):
+        conduct(config, FakeRollouts(uneven(0)), before)
+    progress = read(checkpoints.latest(tmp_path / "checkpoints"))
+    assert progress.version == failing
+    conduct(config, FakeRollouts(uneven(1)), after, progress)
+    assert before.indices + after.indices == [[index] for index in range(2 * EPOCH)]
+    report = check(tmp_path)
+    assert report.ok, report.problems
+    assert (report.steps, report.epochs, report.resumes, report.undone) == (2 * EPOCH, 2, 1, 0)
+
+
 def test_groups_that_were_ready_are_trained_on_after_a_resume_and_not_sampled_again(tmp_path: Path) -> None:
     config = settings(tmp_path, max_staleness=2)
     with pytest.raises(RuntimeError, match="node lost"):

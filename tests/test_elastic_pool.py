@@ -110,6 +110,20 @@ def test_a_draining_worker_finishes_its_calls_and_takes_no_more() -> None:
     assert sorted(map(len, calls)) == [2, 6]
 
 
+def test_a_worker_that_freezes_while_it_drains_is_noticed_and_its_calls_are_made_again() -> None:
+    async def body(pool: Pool, hosts: FakeCluster) -> list[int]:
+        calls = [asyncio.ensure_future(pool.call("work", number, 0.05, timeout=60)) for number in range(4)]
+        await asyncio.sleep(0.01)
+        pool.scale(1)
+        (draining,) = [worker for worker in pool.workers if worker.state == "draining"]
+        draining.host.frozen = True  # type: ignore[attr-defined]
+        answers = await asyncio.gather(*calls)
+        await until(lambda: len(pool.workers) == 1)
+        return [number for number, _ in answers]
+
+    assert with_pool(body, heartbeat=0.2) == list(range(4))
+
+
 def test_a_worker_taken_away_now_hands_its_calls_back_before_those_that_came_later() -> None:
     async def body(pool: Pool, hosts: FakeCluster) -> list[int]:
         calls = [asyncio.ensure_future(pool.call("work", number, 0.05, timeout=5)) for number in range(10)]
@@ -147,6 +161,23 @@ def test_calls_of_a_lost_worker_are_made_again_and_another_takes_its_place(
         f"clerk worker 1 (pid 1 on node1) was lost: {reason}; its last lines: farewell from 1; its 4 calls are made "
         "again, another starts"
     ]
+
+
+def test_the_first_answer_after_a_loss_that_is_told_is_that_of_the_worker_in_its_place(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def body(pool: Pool, hosts: FakeCluster) -> None:
+        hosts.hosts[0].die()
+        pool.scale(3)  # one more than the replacement
+        await until(lambda: ready(pool) == 3)
+        await asyncio.gather(*(pool.call("work", number, 0.01, timeout=5) for number in range(9)))
+
+    with caplog.at_level("INFO", logger="actors"):
+        with_pool(body, heartbeat=0.2)
+    told = [record.getMessage() for record in caplog.records if "after the loss" in record.getMessage()]
+    assert len(told) == 1
+    # of those that had not answered before, worker 2 was there all along, and one came for the greater number
+    assert told[0].startswith(("clerk worker 3 ", "clerk worker 4 "))
 
 
 def test_a_call_that_is_late_twice_names_the_worker_and_what_it_was_asked() -> None:

@@ -133,7 +133,7 @@ def test_a_rank_that_fails_once_changes_nothing_that_is_learnt(
     assert f"all learner ranks start anew from {good} and make" in message
 
 
-def test_a_checkpoint_that_a_rank_cannot_write_costs_nothing_but_itself(
+def test_a_checkpoint_that_a_rank_cannot_write_costs_a_new_start_and_changes_nothing_that_is_learnt(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     checksum, pool = train(tmp_path, World({("save", 0, 4): "full"}))
@@ -173,6 +173,13 @@ def test_a_rank_that_dies_while_the_pool_opens_is_started_again(tmp_path: Path) 
     checksum, pool = train(tmp_path, world)
     assert (checksum, pool.restarts) == (EXPECTED, 0)
     assert len(world.hosts.hosts) == 4
+
+
+def test_ranks_that_find_no_place_are_named_with_what_they_need(tmp_path: Path) -> None:
+    world = World({})
+    world.hosts = FakeCluster(lambda: Rank(world), room=1)
+    with pytest.raises(PoolError, match=r"learner rank 1 found no place within 0\.5 s: each needs 1 CPU"):
+        train(tmp_path, world)
 
 
 def send(folder: Path, world: World, engines: list[set[str]]) -> tuple[list[Published | Sent], LearnerPool]:

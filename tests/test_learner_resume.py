@@ -1,6 +1,7 @@
 """Real learner ranks that go on from a checkpoint: the same ones, another number of them, and after one was killed."""
 
 import asyncio
+import math
 import os
 import random
 import signal
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from actors.adapters import WEIGHTS
 from actors.learner_pool import LearnerPool
 from actors.messages import Group, Prompt, Sampled, ScoredGroup, TrainingGroup
+from actors.pool import PoolError
 from dermo_ray.config.mavic import MavicConfig
 from dermo_ray.models.chat import banned_token_ids, load_processor, prompt_text
 from dermo_ray.records import GroundTruth, RLPrompt
@@ -106,6 +108,25 @@ def test_ranks_go_on_with_the_same_numbers_after_a_resume_and_after_a_kill(
     found, path = with_pool(LearnerPool(config), tmp_path / "checkpoint" / "learner", killed)
     assert found == losses[2:]
     assert apart(path, expected) == 0
+
+
+def test_a_loss_that_is_not_finite_is_tried_once_more_and_leaves_nothing_in_the_weights(
+    tiny_model: Path, data: Path, batch: list[TrainingGroup]
+) -> None:
+    spoilt = [TrainingGroup(batch[0].scored, [math.nan, 1.0]), *batch[1:]]
+
+    async def body(pool: LearnerPool) -> tuple[int, float]:
+        first = (await pool.update(batch, 0))["loss"]
+        assert math.isfinite(first)
+        message = r"learner rank 0 \(pid \d+ on .*failed in update: .*update 1: loss nan .* must be finite \(2 times"
+        with pytest.raises(PoolError, match=message):
+            await pool.update(spoilt, 1)
+        loss = (await pool.update(batch[::-1], 1))["loss"]
+        return pool.restarts, loss
+
+    restarts, loss = with_pool(LearnerPool(settings(tiny_model, data)), None, body)
+    assert restarts == 2  # before the second try, and before the good batch
+    assert math.isfinite(loss)
 
 
 @pytest.mark.slow

@@ -111,6 +111,6 @@ def test_scaling_what_is_not_there_is_one_line(tmp_path: Path) -> None:
         scale(ScaleConfig(run=tmp_path / "absent"))
     with pytest.raises(UserError, match="has no live run: only runs that are going on can be scaled"):
         scale(ScaleConfig(run=tmp_path))
-    (tmp_path / "ray_address").write_text(ray.get_runtime_context().gcs_address)
+    (tmp_path / "ray_address").write_text(f"{ray.get_runtime_context().gcs_address}\ndesk of nobody\n")
     with pytest.raises(UserError, match="has no live run on this cluster"):
         scale(ScaleConfig(run=tmp_path))

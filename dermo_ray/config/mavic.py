@@ -103,6 +103,8 @@ class MavicConfig(Settings):
     """How many more stay for their score: the mean reward of the update before them."""
     checkpoint_copy: str | None = None
     """Where else checkpoints go: a folder or an fsspec URL, such as s3://bucket/run. A run without any starts there."""
+    checkpoint_copy_timeout: float = Field(default=1800, gt=0)
+    """Seconds that such a copy may take; training waits for it, and goes on without it after that."""
     preemption_deadline: float = Field(default=60, gt=0)
     """Seconds that a run has for a last checkpoint once it gets SIGTERM."""
     seed: int = Field(default=0, ge=0)
