@@ -80,7 +80,10 @@ class Catalogue(BaseModel):
         return self.newest
 
     def take(self, release: Release, canary_share: float = 0.0) -> "Catalogue":
-        """Hold a loaded release as the candidate, unless it answers already. Raises `UserError` where its label stands for other weights."""
+        """Hold a loaded release as the candidate, unless it answers already.
+
+        Raises `UserError` where its label stands for other weights.
+        """
         held = self.releases.get(release.label)
         if held is not None and held.checksum != release.checksum:
             raise UserError(f"{release.label} is held with other weights: give the checkpoint another name")
@@ -123,7 +126,9 @@ class Catalogue(BaseModel):
         *earlier, back = self.previous
         bad = self.promoted
         changed = self._with(promoted=back, previous=tuple(earlier), candidate=None, canary_share=0.0, on_hold=True)
-        return changed if bad in self.pinned else changed.refuse(bad, f"rolled back to {back}: push it to have it again")
+        if bad in self.pinned:
+            return changed
+        return changed.refuse(bad, f"rolled back to {back}: push it to have it again")
 
     def pin(self, label: str) -> "Catalogue":
         """Keep `label` loaded until it is unpinned."""

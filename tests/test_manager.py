@@ -193,11 +193,11 @@ def test_a_replica_that_does_not_answer_fails_no_order(run: Path, monkeypatch: p
     async def never(timeout_s: float, return_exceptions: bool) -> list[Any]:
         raise TimeoutError
 
-    monkeypatch.setattr(Manager, "_replicas", SimpleNamespace(broadcast=lambda *_: SimpleNamespace(results_async=never)))
+    monkeypatch.setattr(
+        Manager, "_replicas", SimpleNamespace(broadcast=lambda *_: SimpleNamespace(results_async=never))
+    )
 
     async def order() -> Catalogue:
         return await managed(run, follow=False).pin("step_000007")
 
     assert asyncio.run(order()).pinned == {"step_000007"}
-
-

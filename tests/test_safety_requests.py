@@ -117,7 +117,11 @@ def test_a_body_of_millions_of_values_is_refused_before_it_is_read(monkeypatch: 
     monkeypatch.setattr(json, "loads", lambda *_, **__: pytest.fail("read"))
     for value in (b"[]", b"{}", b"0"):
         answer = ask(
-            echo(SafetySettings()), "POST", "/echo", content=b'{"a": [' + b",".join([value] * 10**6) + b"]}", headers=JSON
+            echo(SafetySettings()),
+            "POST",
+            "/echo",
+            content=b'{"a": [' + b",".join([value] * 10**6) + b"]}",
+            headers=JSON,
         )
         assert b"more than 200,000 values" in answer.content
 

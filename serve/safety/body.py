@@ -1,7 +1,8 @@
 """A request's body: read within limits of size and time, and parsed into JSON that everything behind can hold.
 
 Invariant: what `read_json` returns has no number that is not finite or wider than 64 bits, no text that is not Unicode,
-no deeper nesting than `_MAX_DEPTH` and no more values than about `_MAX_VALUES`; each of these has made a server fail further in, when it was least expected.
+no deeper nesting than `_MAX_DEPTH` and no more values than about `_MAX_VALUES`; each of these has made a server fail
+further in, when it was least expected.
 """
 
 import asyncio
