@@ -46,14 +46,13 @@ def router(service: Service) -> APIRouter:
             ticket.release = release
             image = await service.images.open(asked.image)
             diagnosing = Diagnosing(service, ticket, release, asked, image, cct=_wants_cct(asked, by_name))
-            if asked.stream:
-                events = await diagnosing.begin()
-                return StreamingResponse(ticket.over(events), media_type="text/event-stream")
             try:
+                if asked.stream:
+                    events = await diagnosing.begin()
+                    return StreamingResponse(ticket.over(events), media_type="text/event-stream")
                 response = await diagnosing.answer(None)
             except EngineRefused as refused:
-                ticket.status = refused.answer.status
-                return Response(refused.answer.content, refused.answer.status, media_type="application/json")
+                return ticket.answer(refused.answer)
             return JSONResponse(response.model_dump())
 
     return routes
@@ -134,7 +133,7 @@ class Diagnosing:
         except BaseException:
             answering.cancel()
             raise
-        if first is None and isinstance(error := answering.exception(), Refused):
+        if first is None and (error := answering.exception()) is not None:
             raise error
         return self._until_done(answering, first)
 

@@ -20,7 +20,7 @@ from dermo_ray.config.cct import CCTConfig, ViewName, ViewSettings
 from dermo_ray.morphology import Modality
 from serve.catalogue import Release
 from serve.messages import Answer, Completed, Policies, Usage
-from serve.safety.errors import Refused
+from serve.safety.errors import unavailable
 
 _MAX_SAMPLES = 8
 _MAX_VIEWS = 4
@@ -142,7 +142,7 @@ class Asker:
                 watcher.wrote(part)
             else:
                 return part
-        raise Refused(503, "The replica that was answering has failed. Try again.", code="replica_lost")
+        raise unavailable("The replica that was answering has failed. Try again.", "replica_lost")
 
 
 class _Shown:
