@@ -135,7 +135,7 @@ async def _complete_by_cct(
     options = body.pop("stream_options", None)
     if body.get("max_tokens") is None and body.get("max_completion_tokens") is None:
         body["max_tokens"] = service.config.max_tokens
-    asker = Asker(service.policies, release, _question(service, cct))
+    asker = Asker(service.policies, release, _question(service, cct), service.config.max_side)
     modality = cct.modality or _modality_of(body)
     try:
         inference = await asker.ask(

@@ -93,7 +93,8 @@ class Diagnosing:
     async def answer(self, watcher: "Diagnosing | None") -> DiagnoseResponse:
         """The response. Raises `EngineRefused` and `Refused`."""
         service, asked = self._service, self._asked
-        inference = await Asker(service.policies, self._release, service.question).ask(
+        asker = Asker(service.policies, self._release, service.question, service.config.max_side)
+        inference = await asker.ask(
             self._image,
             self._body,
             self._config,

@@ -108,6 +108,18 @@ def test_cct_shows_views_and_says_how_each_voted(policies: FakePolicies, api: Fa
     assert len(shown) <= 4  # each view is encoded once
 
 
+def test_a_photograph_is_scaled_down_until_it_fits_into_a_prompt(policies: FakePolicies):
+    large = picture((3000, 1500))
+    for overrides, side in (((), 1024), (("max_side=null",), 3000)):
+        api = build_api(fake_service(policies, overrides))
+        for answer in (diagnose(api, image=large), diagnose(api, image=large, cct={"samples_per_view": 1})):
+            assert answer.status_code == 200
+        urls = [body["messages"][0]["content"][0]["image_url"]["url"] for _, body in policies.asked]
+        shown = [Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) for url in urls]
+        assert {max(image.size) for image in shown} == {side}
+        policies.asked.clear()
+
+
 def test_a_request_can_change_cct_within_bounds(api: FastAPI):
     answer = diagnose(api, cct={"samples_per_view": 1, "tau": 1.0}).json()
     assert answer["cct"]["planned"] == 4
