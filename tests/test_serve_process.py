@@ -63,7 +63,7 @@ def diagnose(url: str, **fields: Any) -> httpx.Response:
     return httpx.post(f"{url}/v1/diagnose", json=body, timeout=120)
 
 
-def wait_until_ready(url: str, alive: Callable[[], bool]) -> None:
+def wait_until_ready(url: str, process: subprocess.Popen[Any], log: Path) -> None:
     deadline = time.monotonic() + START
     while True:
         try:
@@ -71,8 +71,8 @@ def wait_until_ready(url: str, alive: Callable[[], bool]) -> None:
                 return
         except httpx.TransportError:
             pass
-        assert alive(), "the service ended"
-        assert time.monotonic() < deadline, f"not ready within {START:g} s"
+        assert process.poll() is None, log.read_text(errors="replace")
+        assert time.monotonic() < deadline, log.read_text(errors="replace")
         time.sleep(0.5)
 
 
@@ -81,15 +81,15 @@ def environment() -> dict[str, str]:
     return kept | {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
 
 
-def test_a_service_that_is_told_to_end_finishes_what_it_has_taken_in(settings: Path):
-    port = free_port()
+def test_a_service_that_is_told_to_end_finishes_what_it_has_taken_in(settings: Path, tmp_path: Path):
+    port, log = free_port(), tmp_path / "log"
     url = f"http://127.0.0.1:{port}"
     process = subprocess.Popen(
         [sys.executable, "-m", "jobs.serve", settings, f"port={port}"],
-        cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=ROOT, env=environment(), stdout=log.open("wb"), stderr=subprocess.STDOUT,
     )  # fmt: skip
     try:
-        wait_until_ready(url, lambda: process.poll() is None)
+        wait_until_ready(url, process, log)
         assert chat(url, max_tokens=2).is_success
         answers: list[httpx.Response] = []
         asked: list[Callable[[], httpx.Response]] = [
@@ -104,7 +104,8 @@ def test_a_service_that_is_told_to_end_finishes_what_it_has_taken_in(settings: P
         process.send_signal(signal.SIGTERM)
         for thread in asking:
             thread.join()
-        said, _ = process.communicate(timeout=90)
+        process.wait(90)
+        said = log.read_text(errors="replace")
         assert [answer.status_code for answer in answers] == [200] * len(asked), [a.text[:200] for a in answers]
         streams = [answer.text for answer in answers if "event-stream" in answer.headers["content-type"]]
         assert [text.strip().endswith("data: [DONE]") for text in streams] == [True, True]
@@ -115,21 +116,21 @@ def test_a_service_that_is_told_to_end_finishes_what_it_has_taken_in(settings: P
         process.wait()
 
 
-def test_serve_run_takes_the_overrides_that_jobs_serve_takes(settings: Path):
-    port = free_port()
+def test_serve_run_takes_the_overrides_that_jobs_serve_takes(settings: Path, tmp_path: Path):
+    port, log = free_port(), tmp_path / "log"
     overrides = ["engine.max_num_seqs=4", "pool.max_workers=null", "safety.allowed_hosts=[images.example.org]"]
     code = f"import ray, sys; ray.init(num_cpus=2, include_dashboard=False); from ray import serve; \
 serve.start(http_options={{'host': '127.0.0.1', 'port': {port}}}); from ray.serve.scripts import cli; cli()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, "run", "serve.app:build", f"config={settings}", *overrides],
-        cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=ROOT, env=environment(), stdout=log.open("wb"), stderr=subprocess.STDOUT,
     )  # fmt: skip
     try:
-        wait_until_ready(f"http://127.0.0.1:{port}", lambda: process.poll() is None)
+        wait_until_ready(f"http://127.0.0.1:{port}", process, log)
         assert chat(f"http://127.0.0.1:{port}", max_tokens=2).json()["system_fingerprint"] == "tiny@step_000007/v7"
     finally:
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        process.wait(60)
 
 
 def test_serve_deploy_takes_a_file_like_the_one_that_is_shipped(settings: Path, tmp_path: Path):
@@ -147,7 +148,7 @@ def test_serve_deploy_takes_a_file_like_the_one_that_is_shipped(settings: Path, 
         )  # fmt: skip
         assert deployed.returncode == 0, deployed.stdout + deployed.stderr
         url = f"http://127.0.0.1:{port}"
-        wait_until_ready(url, lambda: cluster.nodes[0].poll() is None)
+        wait_until_ready(url, cluster.nodes[0], tmp_path / "node-0.log")
         assert chat(url, max_tokens=2).json()["system_fingerprint"] == "tiny@step_000007/v7"
         assert "dermo_ray_requests_total" in httpx.get(f"{url}/metrics").text
     finally:
