@@ -52,13 +52,21 @@ def _ask(config: ReleaseConfig) -> dict[str, Any]:
             answer = httpx.get(f"{url}/admin/checkpoints", headers=headers, timeout=config.timeout)
         else:
             answer = httpx.post(f"{url}/admin/{config.action}", headers=headers, json=body, timeout=config.timeout)
-    except httpx.TransportError as error:
+    except httpx.ReadTimeout as error:
+        raise UserError(
+            f"the service did not answer within {config.timeout:g} s (timeout=); what it was asked goes on: "
+            "look with action=list"
+        ) from error
+    except (httpx.TransportError, httpx.InvalidURL) as error:
         raise UserError(f"no service answers at {url} ({type(error).__name__}): start it, or correct url=") from error
     if answer.status_code in (401, 403):
         raise UserError(f"{_message(answer)} Put the key of an administrator into {KEY_VARIABLE}.")
     if not answer.is_success:
         raise UserError(f"the service refused to {config.action}: {_message(answer)}")
-    listing: dict[str, Any] = answer.json()
+    try:
+        listing: dict[str, Any] = answer.json()
+    except ValueError as error:
+        raise UserError(f"what answers at {url} is no service of this kind: correct url=") from error
     return listing
 
 

@@ -12,7 +12,9 @@ from contextlib import contextmanager, suppress
 
 import httpx
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions, ProxyLocation
+from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus, LoggingConfig
 
 from dermo_ray.config.serve import ServeConfig
@@ -27,6 +29,8 @@ from serve.checkpoints import resolve
 CONFIG = ServeConfig
 
 _LOGGING = LoggingConfig(log_level="WARNING")
+_REQUESTS_LOGGED = LoggingConfig(log_level="INFO", enable_access_log=False)
+"""Of the replicas: the line that the service itself writes for each request is at this level."""
 _APPLICATION = "dermo-ray"
 _FAREWELL = 30.0
 """Seconds for the replicas' processes to end after their last request."""
@@ -58,7 +62,7 @@ def serving(config: ServeConfig) -> Iterator[str]:
             raise UserError("this Ray cluster already runs Ray Serve: stop it with `serve shutdown`, or use another")
         serve.start(ProxyLocation.HeadOnly, HTTPOptions(host=config.host, port=config.port), logging_config=_LOGGING)
         try:
-            target = serve.RunTarget(app, _APPLICATION, logging_config=_LOGGING)
+            target = serve.RunTarget(app, _APPLICATION, logging_config=_REQUESTS_LOGGED)
             serve.run_many([target], wait_for_applications_running=False)
             url = f"http://{config.host}:{config.port}"
             _wait_until_ready(url, config.engine.start_timeout)
@@ -86,8 +90,11 @@ def _wait_until_ready(url: str, timeout: float) -> None:
 
 def _drain(timeout: float) -> None:
     """Stop Ray Serve once no request is under way; after `timeout` seconds Ray Serve ends the replicas in any case."""
-    serve.delete(_APPLICATION, _blocking=False)  # the blocking kind gives up after a minute
     deadline = time.monotonic() + timeout + _FAREWELL
+    # first at the ingress: Ray Serve ends all deployments at once, and a request that waits for a replica with them
+    with suppress(TimeoutError, RayError, RayServeException):  # it did not start, or takes too long
+        serve.get_app_handle(_APPLICATION).broadcast("drain").results(timeout_s=timeout)
+    serve.delete(_APPLICATION, _blocking=False)  # the blocking kind gives up after a minute
     while _APPLICATION in serve.status().applications and time.monotonic() < deadline:
         time.sleep(0.2)
     serve.shutdown()  # takes the proxy down at once, requests or not

@@ -81,6 +81,7 @@ def build_api(service: Service) -> FastAPI:
     @api.get("/readyz")
     async def ready() -> Health:
         """Whether a replica could answer now; 503 where none can."""
+        service.check_open()
         await service.policies.ready()
         return _health(service, "ready")
 

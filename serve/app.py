@@ -89,6 +89,7 @@ def build(args: dict[str, Any]) -> Application:
     """
     settings = dict(args)
     file = settings.pop("config", None)
-    overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+    # what a command line gives is text, which may spell a list or null
+    overrides = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in settings.items()]
     config = load(ServeConfig, None if file is None else Path(file), overrides)
     return application(config, resolve(config.run, config.checkpoint))

@@ -80,15 +80,19 @@ class Catalogue(BaseModel):
         return self.newest
 
     def take(self, release: Release, canary_share: float = 0.0) -> "Catalogue":
-        """Hold a loaded release as the candidate. Raises `UserError` where its label stands for other weights."""
+        """Hold a loaded release as the candidate, unless it answers already.
+
+        Raises `UserError` where its label stands for other weights.
+        """
         held = self.releases.get(release.label)
         if held is not None and held.checksum != release.checksum:
             raise UserError(f"{release.label} is held with other weights: give the checkpoint another name")
         refused = {label: reason for label, reason in self.refused.items() if label != release.label}
+        answers = release.label == self.promoted
         return self._with(
             releases={**self.releases, release.label: release},
-            candidate=release.label,
-            canary_share=canary_share,
+            candidate=self.candidate if answers else release.label,
+            canary_share=self.canary_share if answers else canary_share,
             refused=refused,
         )
 
@@ -113,11 +117,18 @@ class Catalogue(BaseModel):
         )
 
     def roll_back(self) -> "Catalogue":
-        """Let the release before the promoted one answer again; the bad one is dropped unless it is pinned."""
+        """Let the release before the promoted one answer again; the bad one is dropped unless it is pinned.
+
+        What is dropped counts as refused, so that a manager that starts anew does not take it for a new checkpoint.
+        """
         if not self.previous:
             raise UserError("there is nothing to roll back to: no other checkpoint has been promoted, or none is kept")
         *earlier, back = self.previous
-        return self._with(promoted=back, previous=tuple(earlier), candidate=None, canary_share=0.0, on_hold=True)
+        bad = self.promoted
+        changed = self._with(promoted=back, previous=tuple(earlier), candidate=None, canary_share=0.0, on_hold=True)
+        if bad in self.pinned:
+            return changed
+        return changed.refuse(bad, f"rolled back to {back}: push it to have it again")
 
     def pin(self, label: str) -> "Catalogue":
         """Keep `label` loaded until it is unpinned."""

@@ -79,8 +79,8 @@ class PolicyChat(OpenAIServingChat):
 
     async def hold(self, release: Release) -> str:
         """Load `release` and keep it; returns the checksum of what was loaded."""
-        self._wanted.add(self._names.full(release))
         await self._load(release)
+        self._wanted.add(self._names.full(release))
         return release.checksum
 
     async def retain(self, releases: Collection[Release]) -> None:
@@ -237,6 +237,8 @@ class PolicyChat(OpenAIServingChat):
                 adapter = Adapter(release.version, release.adapter, release.checksum)
                 self.models.lora_requests[name] = await self.engine.add(name, next(self._numbers), adapter)
                 self._checksums[name] = release.checksum
+                # also where a request came first: a replica that was starting meanwhile was not told to hold it
+                self._wanted.add(name)
             elif self._checksums[name] != release.checksum:
                 raise RuntimeError(f"{name} still answers requests with other weights; try again")
 

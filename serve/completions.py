@@ -25,6 +25,8 @@ from serve.safety.messages import image_places
 from serve.service import Service, Ticket
 
 _EVENTS = "text/event-stream"
+_RANGES = {"temperature": (0, 2), "repetition_penalty": (0.5, 2)}
+"""Beyond these the penalty on tokens that training bans, which both of them scale, would no longer keep them away."""
 
 
 class ChatCCT(CCTOptions):
@@ -75,6 +77,7 @@ def router(service: Service) -> APIRouter:
             ticket.release = release
             streams = _boolean(body, "stream")
             _check_choices(body, service.config.max_choices)
+            _check_ranges(body)
             cct = _cct_of(body.pop("cct", None), by_name)
             if cct is not None:
                 return await _complete_by_cct(service, ticket, release, body, images, cct, streams=streams)
@@ -82,7 +85,7 @@ def router(service: Service) -> APIRouter:
                 return await _stream(service, ticket, release, body)
             answer = await service.policies.complete(release, body)
             ticket.usage = answer.usage
-            return _response(ticket, answer)
+            return ticket.answer(answer)
 
     return routes
 
@@ -91,16 +94,20 @@ async def _stream(service: Service, ticket: Ticket, release: Release, body: Body
     parts = service.policies.stream(release, body)
     first = await anext(parts)  # before it nothing is sent, so that an error keeps its status
     if isinstance(first, Answer):
-        return _response(ticket, first)
+        return ticket.answer(first)
 
     async def events() -> AsyncIterator[str]:
         if isinstance(first, str):
             yield first
-        async for part in parts:
-            if isinstance(part, Usage):
-                ticket.usage = part
-            elif isinstance(part, str):
-                yield part
+        try:
+            async for part in parts:
+                if isinstance(part, Usage):
+                    ticket.usage = part
+                elif isinstance(part, str):
+                    yield part
+        except Refused as refused:  # the status is sent
+            ticket.status = refused.status
+            yield f"data: {json.dumps(refused.body())}\n\n"
 
     return StreamingResponse(ticket.over(events()), media_type=_EVENTS)
 
@@ -118,8 +125,8 @@ async def _complete_by_cct(
     if len(images) != 1:
         message = f"CCT shows several views of one image; {len(images)} were sent."
         raise Refused(400, message, code="invalid_value", param="messages")
-    for field in ("logprobs", "top_logprobs", "n"):
-        if body.get(field) not in (None, False, 0, 1):
+    for field, plain in {"logprobs": False, "top_logprobs": 0, "n": 1}.items():
+        if body.get(field) not in (None, plain):
             raise Refused(400, f"`{field}` is not taken together with CCT.", code="invalid_value", param=field)
     config = cct.over(service.config.cct)
     seed = body.pop("seed", None)
@@ -128,14 +135,14 @@ async def _complete_by_cct(
     options = body.pop("stream_options", None)
     if body.get("max_tokens") is None and body.get("max_completion_tokens") is None:
         body["max_tokens"] = service.config.max_tokens
-    asker = Asker(service.policies, release, _question(service, cct))
+    asker = Asker(service.policies, release, _question(service, cct), service.config.max_side)
     modality = cct.modality or _modality_of(body)
     try:
         inference = await asker.ask(
             images[0], lambda url: _showing(body, url), config, cct=True, modality=modality, seed=seed or 0
         )
     except EngineRefused as refused:
-        return _response(ticket, refused.answer)
+        return ticket.answer(refused.answer)
     ticket.usage = usage_of(inference)
     reply = cct_reply(inference, config, None)
     service.metrics.inferred(reply, ticket.usage)
@@ -209,7 +216,9 @@ def _check_choices(body: Body, most: int) -> None:
         raise Refused(400, f"`n` must be an integer, {most} at most.", code="invalid_value", param="n")
 
 
-def _response(ticket: Ticket, answer: Answer) -> Response:
-    ticket.status = answer.status
-    headers = {"Retry-After": "1"} if answer.status == 503 else None
-    return Response(answer.content, answer.status, headers, media_type="application/json")
+def _check_ranges(body: Body) -> None:
+    for field, (low, high) in _RANGES.items():
+        value = body.get(field)
+        if value is not None and not (isinstance(value, int | float) and low <= value <= high):
+            message = f"`{field}` must be a number from {low:g} to {high:g}."
+            raise Refused(400, message, code="invalid_value", param=field)

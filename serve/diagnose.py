@@ -46,14 +46,13 @@ def router(service: Service) -> APIRouter:
             ticket.release = release
             image = await service.images.open(asked.image)
             diagnosing = Diagnosing(service, ticket, release, asked, image, cct=_wants_cct(asked, by_name))
-            if asked.stream:
-                events = await diagnosing.begin()
-                return StreamingResponse(ticket.over(events), media_type="text/event-stream")
             try:
+                if asked.stream:
+                    events = await diagnosing.begin()
+                    return StreamingResponse(ticket.over(events), media_type="text/event-stream")
                 response = await diagnosing.answer(None)
             except EngineRefused as refused:
-                ticket.status = refused.answer.status
-                return Response(refused.answer.content, refused.answer.status, media_type="application/json")
+                return ticket.answer(refused.answer)
             return JSONResponse(response.model_dump())
 
     return routes
@@ -94,7 +93,8 @@ class Diagnosing:
     async def answer(self, watcher: "Diagnosing | None") -> DiagnoseResponse:
         """The response. Raises `EngineRefused` and `Refused`."""
         service, asked = self._service, self._asked
-        inference = await Asker(service.policies, self._release, service.question).ask(
+        asker = Asker(service.policies, self._release, service.question, service.config.max_side)
+        inference = await asker.ask(
             self._image,
             self._body,
             self._config,
@@ -134,7 +134,7 @@ class Diagnosing:
         except BaseException:
             answering.cancel()
             raise
-        if first is None and isinstance(error := answering.exception(), Refused):
+        if first is None and (error := answering.exception()) is not None:
             raise error
         return self._until_done(answering, first)
 

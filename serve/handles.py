@@ -4,22 +4,21 @@ Invariant: a request whose replica dies is asked again on another, unless part o
 where no replica can answer, the client is told when to try again.
 """
 
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
-from ray.serve.handle import DeploymentHandle
+from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from serve.catalogue import Release
 from serve.messages import Answer, Completed, Usage
-from serve.safety.errors import Refused
+from serve.safety.errors import Refused, unavailable
 
 Result = TypeVar("Result")
 
 _ATTEMPTS = 3
-_RETRY_AFTER = "1"
 _READY_TIMEOUT = 5.0
 
 
@@ -48,27 +47,23 @@ class ReplicaPolicies:
         if all(isinstance(result, BaseException) for result in found):
             raise _lost()
 
-    async def stream(self, release: Release, body: dict[str, Any]) -> AsyncIterator[str | Usage | Answer]:
+    def stream(self, release: Release, body: dict[str, Any]) -> AsyncIterator[str | Usage | Answer]:
         """See `Policies`."""
-        begun = False
-        try:
-            async for part in _streamed(lambda: self._streams.stream.remote(release, body)):
-                begun = True
-                yield part
-        except Refused as refused:
-            if not begun:
-                raise
-            yield f"data: {json.dumps(refused.body())}\n\n"
+        return _streamed(lambda: self._streams.stream.remote(release, body))
 
     def stream_rollout(self, release: Release, body: dict[str, Any]) -> AsyncIterator[str | Completed | Answer]:
         """See `Policies`."""
         return _streamed(lambda: self._streams.stream_rollout.remote(release, body))
 
 
-async def _answered(ask: Callable[[], Awaitable[Result]]) -> Result:
+async def _answered(ask: Callable[[], DeploymentResponse[Result]]) -> Result:
     for _ in range(_ATTEMPTS):
+        asked = ask()
         try:
-            return await ask()
+            return await asked
+        except asyncio.CancelledError:  # it took too long: the replica is to have room for others
+            asked.cancel()
+            raise
         except RayActorError:
             continue
         except (BackPressureError, DeploymentUnavailableError):
@@ -97,10 +92,8 @@ async def _streamed(ask: Callable[[], Any]) -> AsyncIterator[Any]:
 
 
 def _busy() -> Refused:
-    message = "Too many requests are waiting, or no replica is up. Try again in a moment."
-    return Refused(503, message, code="overloaded", headers={"Retry-After": _RETRY_AFTER})
+    return unavailable("Too many requests are waiting, or no replica is up. Try again in a moment.", "overloaded")
 
 
 def _lost() -> Refused:
-    message = "The replica that was answering has failed. Try again."
-    return Refused(503, message, code="replica_lost", headers={"Retry-After": _RETRY_AFTER})
+    return unavailable("The replica that was answering has failed. Try again.", "replica_lost")

@@ -20,7 +20,7 @@ from dermo_ray.config.cct import CCTConfig, ViewName, ViewSettings
 from dermo_ray.morphology import Modality
 from serve.catalogue import Release
 from serve.messages import Answer, Completed, Policies, Usage
-from serve.safety.errors import Refused
+from serve.safety.errors import unavailable
 
 _MAX_SAMPLES = 8
 _MAX_VIEWS = 4
@@ -102,6 +102,7 @@ class Asker:
     policies: Policies
     release: Release
     question: Question
+    max_side: int | None
 
     async def ask(
         self,
@@ -115,6 +116,8 @@ class Asker:
         watcher: Watcher | None = None,
     ) -> Inference:
         """The inference about an RGB `picture`. Raises `EngineRefused`, and `Refused` where no replica can answer."""
+        if self.max_side is not None and max(picture.size) > self.max_side:
+            picture = await asyncio.to_thread(_within, picture, self.max_side)
         draws = {draw.seed: draw for draw in plan(config, modality, seed)}
         shown = _Shown(show)
         first = next(iter(draws))
@@ -142,7 +145,7 @@ class Asker:
                 watcher.wrote(part)
             else:
                 return part
-        raise Refused(503, "The replica that was answering has failed. Try again.", code="replica_lost")
+        raise unavailable("The replica that was answering has failed. Try again.", "replica_lost")
 
 
 class _Shown:
@@ -167,11 +170,16 @@ def data_uri(image: Image.Image) -> str:
 
 def thumbnail(image: Image.Image, side: int) -> str:
     """The image scaled down to `side` pixels at most, as a JPEG in a data URI."""
+    buffer = BytesIO()
+    _within(image, side).save(buffer, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _within(image: Image.Image, side: int) -> Image.Image:
+    """The image, scaled down until its longer side is `side` pixels at most."""
     small = image.copy()
     small.thumbnail((side, side))
-    buffer = BytesIO()
-    small.save(buffer, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return small
 
 
 def majority_of(inference: Inference, config: CCTConfig) -> str | None:

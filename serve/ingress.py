@@ -7,8 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from ray import serve
-from ray.exceptions import RayActorError, RayError
-from ray.serve.exceptions import RayServeException
+from ray.exceptions import RayActorError
 from ray.serve.handle import DeploymentHandle
 
 from dermo_ray.config.serve import ServeConfig
@@ -78,12 +77,16 @@ class Ingress:
         """Ray Serve asks for the routes once the replica is built."""
         return build_api(self._service)
 
+    async def drain(self) -> None:
+        """Refuse new requests, and return once those under way are answered: what they wait for must not go first."""
+        await self._service.drain()
+
     async def _follow(self, manager: DeploymentHandle) -> None:
         """Go by the manager's catalogue, whatever becomes of the manager in between."""
         while True:
             try:
                 catalogue = await manager.follow.remote(self._service.catalogue.revision)
-            except (RayError, RayServeException) as error:
+            except Exception as error:
                 LOGGER.warning("the manager can't be followed (%s); trying again", type(error).__name__)
                 await asyncio.sleep(_PAUSE)
                 continue

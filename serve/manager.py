@@ -43,9 +43,12 @@ class Traces(NamedTuple):
     modified: int
 
     @classmethod
-    def of(cls, folder: Path) -> "Traces":
-        """Those of `folder` as it is."""
-        found = [path.stat() for path in folder.rglob("*") if path.is_file()]
+    def of(cls, folder: Path) -> "Traces | None":
+        """Those of `folder` as it is; None where it goes away meanwhile, as a run removes old checkpoints."""
+        try:
+            found = [path.stat() for path in folder.rglob("*") if path.is_file()]
+        except FileNotFoundError:
+            return None
         return cls(len(found), sum(f.st_size for f in found), max((f.st_mtime_ns for f in found), default=0))
 
 
@@ -54,12 +57,18 @@ class Manager:
 
     def __init__(self, config: ServeConfig, checkpoint: Checkpoint, gate: Gate | None, session: str) -> None:
         self._config = config.live
+        self._patience = config.safety.request_timeout
         self._serving = checkpoint
         self._gate = gate
         self._store = config.live.store or config.run / "served"
         self._folder = config.live.folder or config.run / CHECKPOINTS
+        self._taking = asyncio.Lock()
         self._changing = asyncio.Lock()
         self._changed = asyncio.Condition()
+        self._coming: Release | None = None
+        """Loaded by replicas while it is not decided whether it is taken."""
+        self._last_held: dict[Path, float] = {}
+        """When a copy was last held, by adapter: a request that began then may still wait for a replica."""
         self._catalogue = self._begin(config.checkpoint, session)
         self._seen: dict[str, Traces] = self._known(config.checkpoint)
         self._watching = asyncio.get_running_loop().create_task(self._watch()) if config.live.follow else None
@@ -85,7 +94,7 @@ class Manager:
         there = sorted(self._folder.glob("step_*"))
         if asked == "latest" and there and there[-1].name not in self._catalogue.refused:
             there = there[:-1]
-        return {folder.name: Traces.of(folder) for folder in there}
+        return {folder.name: traces for folder in there if (traces := Traces.of(folder)) is not None}
 
     async def catalogue(self) -> Catalogue:
         """The catalogue as it is."""
@@ -105,8 +114,7 @@ class Manager:
 
         Raises `UserError` with the reason where it is refused.
         """
-        async with self._changing:
-            await self._take(folder)
+        await self._take(folder.resolve())  # `latest` is no name for a checkpoint
         return self._catalogue
 
     async def promote(self, label: str) -> Catalogue:
@@ -130,27 +138,35 @@ class Manager:
         return await self._change(lambda catalogue: catalogue.canary(label, share))
 
     async def _watch(self) -> None:
-        """Take new checkpoints of the followed folder: of several the newest, or the one before where it is refused."""
+        """Take new checkpoints of the followed folder, whatever goes wrong with one of them, or with a look at all."""
         while True:
-            for folder, traces in await asyncio.to_thread(self._new):
-                self._seen[folder.name] = traces
-                try:
-                    async with self._changing:
-                        await self._take(folder)
-                except UserError as refused:  # written down in the catalogue
-                    LOGGER.warning("checkpoint %s refused: %s", folder.name, refused)
-                except Exception:  # replicas that come and go must not end the watch
-                    LOGGER.exception("checkpoint %s could not be taken; trying again", folder.name)
-                    del self._seen[folder.name]
-                else:
-                    break
+            try:
+                await self._look()
+            except Exception:
+                LOGGER.exception("%s can't be looked at; trying again", self._folder)
             await asyncio.sleep(self._config.poll_seconds)
+
+    async def _look(self) -> None:
+        """Take a new checkpoint: of several the newest, or the one before where it is refused."""
+        for folder, traces in await asyncio.to_thread(self._new):
+            self._seen[folder.name] = traces
+            try:
+                await self._take(folder)
+            except UserError as refused:  # written down in the catalogue
+                LOGGER.warning("checkpoint %s refused: %s", folder.name, refused)
+            except Exception:  # replicas that come and go must not end the watch
+                LOGGER.exception("checkpoint %s could not be taken; trying again", folder.name)
+                del self._seen[folder.name]
+            else:
+                break
 
     def _new(self) -> list[tuple[Path, Traces]]:
         """The newest checkpoints first, down to the first that was seen; one that changed since is new again."""
         found = []
         for folder in sorted(self._folder.glob("step_*"), reverse=True):
             traces = Traces.of(folder)
+            if traces is None:
+                continue
             if folder.name in self._catalogue.releases:
                 self._seen[folder.name] = traces  # it is not new again once it is let go
                 break
@@ -159,22 +175,38 @@ class Manager:
         return found
 
     async def _take(self, folder: Path) -> None:
-        before = self._catalogue
-        if folder.name == before.promoted:
-            raise UserError(f"{folder.name} answers already; other weights need another name")
-        try:
-            checkpoint = await asyncio.to_thread(inspect, folder, self._serving)
-            release = await asyncio.to_thread(self._keep, checkpoint)
-            catalogue = before.take(release, self._config.canary_share)
-            await self._load(release)
-            if self._gate is not None:
-                await self._gate.check(release, before.newest, self._ask)
-        except UserError as refused:
-            await self._announce(before.refuse(folder.name, str(refused)))
-            raise
-        if self._config.promote == "automatic" and not before.on_hold:
-            catalogue = catalogue.promote(release.label, self._config.keep_previous)
-        await self._announce(catalogue)
+        """Take one checkpoint at a time; other changes, a rollback above all, need not wait until it is decided."""
+        async with self._taking:
+            if folder.name == self._catalogue.promoted:
+                raise UserError(f"{folder.name} answers already; other weights need another name")
+            try:
+                release = await self._accepted(folder)
+            except UserError as refused:
+                self._coming, reason = None, str(refused)
+                await self._change(lambda catalogue: catalogue.refuse(folder.name, reason))
+                raise
+            else:
+                await self._change(lambda catalogue: self._with(catalogue, release))
+            finally:
+                self._coming = None
+
+    async def _accepted(self, folder: Path) -> Release:
+        """What the checkpoint in `folder` becomes: copied, loaded by every replica, past the gate. Else `UserError`."""
+        current = self._catalogue
+        checkpoint = await asyncio.to_thread(inspect, folder, self._serving)
+        async with self._changing:  # no other change may sweep the copy away before it is known
+            release = self._coming = await asyncio.to_thread(self._keep, checkpoint)
+        current.take(release)  # raises where its label stands for other weights
+        await self._load(release)
+        if self._gate is not None:
+            await self._gate.check(release, current.newest, self._ask)
+        return release
+
+    def _with(self, catalogue: Catalogue, release: Release) -> Catalogue:
+        taken = catalogue.take(release, self._config.canary_share)
+        if self._config.promote == "automatic" and not catalogue.on_hold:
+            return taken.promote(release.label, self._config.keep_previous)
+        return taken
 
     def _keep(self, checkpoint: Checkpoint) -> Release:
         try:
@@ -219,8 +251,19 @@ class Manager:
         before, self._catalogue = self._catalogue, catalogue
         async with self._changed:
             self._changed.notify_all()
-        await self._tell("retain", list(catalogue.releases.values()), timeout=self._config.load_timeout)
-        await asyncio.to_thread(store.sweep, self._store, before, catalogue)
+        wanted = [*catalogue.releases.values(), *([] if self._coming is None else [self._coming])]
+        try:
+            await self._tell("retain", wanted, timeout=self._config.load_timeout)
+        except TimeoutError:  # the change is made; the next one tells them again
+            LOGGER.warning("not every replica has unloaded what it need not hold (live.load_timeout)")
+        await asyncio.to_thread(store.sweep, self._store, self._needed(before, wanted))
+
+    def _needed(self, before: Catalogue, wanted: list[Release]) -> set[Path]:
+        """The copies that somebody may still load: requests that began under an earlier catalogue may yet wait."""
+        now = time.monotonic()
+        self._last_held |= {release.adapter: now for release in before.releases.values() if release.adapter}
+        self._last_held = {path: then for path, then in self._last_held.items() if now - then < self._patience}
+        return {*self._last_held, *(release.adapter for release in wanted if release.adapter)}
 
     async def _tell(self, method: str, argument: Any, timeout: float) -> list[Any]:
         """Call `method` on every replica there is; exceptions are among the results. Raises `TimeoutError`."""

@@ -52,8 +52,8 @@ class Completed(Sample):
 class Policies(Protocol):
     """The policy replicas as the ingress sees them: each request names the release that is to answer it.
 
-    All raise `Refused` (503) where no replica can answer now. `body` is that of a chat completion request; `model` and
-    what training bans are filled in by the replica.
+    All raise `Refused` (503) where no replica can answer now, streams also in the midst of an answer. `body` is that of
+    a chat completion request; `model` and what training bans are filled in by the replica.
     """
 
     async def complete(self, release: Release, body: dict[str, Any]) -> Answer:

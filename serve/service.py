@@ -1,22 +1,24 @@
 """What the routes share: who may ask, which release answers, and what is counted about it."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Any, Protocol
 
 from fastapi import Request
+from fastapi.responses import Response
 
 from dermo_ray.cct import diagnosis
 from dermo_ray.config.serve import ServeConfig
 from dermo_ray.taxonomy import Taxonomy
 from serve.catalogue import Catalogue, Release
 from serve.comparison import Comparison
-from serve.messages import Policies, Usage
+from serve.messages import Answer, Policies, Usage
 from serve.metrics import Metrics
 from serve.naming import Names
 from serve.safety.body import read_json
-from serve.safety.errors import Refused
+from serve.safety.errors import RETRY_AFTER, Refused, unavailable
 from serve.safety.images import Images
 from serve.safety.keys import Caller, Keys
 from serve.safety.log import log_request
@@ -24,6 +26,10 @@ from serve.safety.rate import RateLimit
 
 _CLIENT_LEFT = 499
 """What web servers write where a client did not wait for its answer."""
+_DEADLINE_SLACK = 0.1
+"""Seconds by which the deadline of a request may have begun before its ticket."""
+_DRAIN_CHECK = 0.05
+"""Seconds between two looks at whether requests are under way."""
 
 
 class Releases(Protocol):
@@ -69,26 +75,31 @@ class Service:
         self.question = diagnosis(self.taxonomy)
         self.metrics = Metrics()
         self.comparison = Comparison()
+        self.under_way = 0
+        self.closing = False
         self.catalogue = catalogue
         self.metrics.follow(catalogue)
 
     def follow(self, catalogue: Catalogue) -> None:
-        """Let requests that begin from now on go by `catalogue`."""
+        """Let requests that begin from now on go by `catalogue`, unless a later one is known: news come by two ways."""
+        if catalogue.session == self.catalogue.session and catalogue.revision < self.catalogue.revision:
+            return
         self.catalogue = catalogue
         self.metrics.follow(catalogue)
         self.comparison.forget_all_but(catalogue.releases)
 
     async def admit(self, request: Request) -> dict[str, Any]:
         """The body of a request that may be answered. Raises `Refused` for one that may not."""
-        caller = self.keys.caller(request.headers.get("authorization"))
-        self.rate.admit(caller.name)
+        caller = self.identify(request)
         body = await read_json(request, self.config.safety)
         log_request(self.config.safety, caller.name, request.url.path, body)
         return body
 
     def identify(self, request: Request) -> Caller:
-        """Who sends a request without a body. Raises `Refused` (401)."""
-        return self.keys.caller(request.headers.get("authorization"))
+        """Who sends a request. Raises `Refused`: 401 where that is not known, 429 where it is one too many."""
+        caller = self.keys.caller(request.headers.get("authorization"))
+        self.rate.admit(caller.name)
+        return caller
 
     def release_for(self, model: Any) -> tuple[Release, bool]:
         """The release for a request to `model`, and whether its name asks for CCT. Raises `Refused` (404, 400)."""
@@ -97,13 +108,24 @@ class Service:
         found = self.names.find(model, self.catalogue)
         if found is None:
             names = ", ".join(name for name, _ in self.names.all(self.catalogue))
-            message = f"The model `{model[:100]}` does not exist. Served here: {names}."
-            raise Refused(404, message, code="model_not_found", param="model")
+            raise Refused(404, f"There is no such model. Served here: {names}.", code="model_not_found", param="model")
         return found
 
     def ticket(self, route: str) -> "Ticket":
-        """A ticket for a request to `route`."""
+        """A ticket for a request to `route`. Raises `Refused` (503) where the service is about to end."""
+        self.check_open()
         return Ticket(self, route)
+
+    def check_open(self) -> None:
+        """Raise `Refused` (503) where the service is about to end."""
+        if self.closing:
+            raise unavailable("The service is being stopped. Try again in a moment.", "stopping")
+
+    async def drain(self) -> None:
+        """Refuse what comes from now on, and return once nothing is under way."""
+        self.closing = True
+        while self.under_way:
+            await asyncio.sleep(_DRAIN_CHECK)
 
 
 class Ticket:
@@ -119,6 +141,7 @@ class Ticket:
         self.usage = Usage()
 
     def __enter__(self) -> "Ticket":
+        self._service.under_way += 1
         self._service.metrics.begun(self._route)
         return self
 
@@ -126,7 +149,7 @@ class Ticket:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
-            self.status = _status_of(error)
+            self.status = self._status_of(error)
         if error is not None or not self._streams:
             self._end()
 
@@ -134,6 +157,12 @@ class Ticket:
     def seconds(self) -> float:
         """Since the request began."""
         return time.monotonic() - self._begun
+
+    def answer(self, answer: Answer) -> Response:
+        """The engine's answer as it is; one that says that none can be had now, with when to ask again."""
+        self.status = answer.status
+        headers = {"Retry-After": RETRY_AFTER} if answer.status == 503 else None
+        return Response(answer.content, answer.status, headers, media_type="application/json")
 
     def over(self, events: AsyncIterator[str]) -> AsyncIterator[str]:
         """`events`, at whose end the request ends; to be called before the `with` is left."""
@@ -145,12 +174,13 @@ class Ticket:
             async for event in events:
                 yield event
         except BaseException as error:
-            self.status = _status_of(error)
+            self.status = self._status_of(error)
             raise
         finally:
             self._end()
 
     def _end(self) -> None:
+        self._service.under_way -= 1
         catalogue, release = self._service.catalogue, self.release
         state = "none" if release is None else "gone"
         if release is not None and release.label in catalogue.releases:
@@ -159,8 +189,11 @@ class Ticket:
         if release is not None:
             self._service.comparison.answered(release.label, self.status, self.seconds, self.usage)
 
-
-def _status_of(error: BaseException) -> int:
-    if isinstance(error, Refused):
-        return error.status
-    return 500 if isinstance(error, Exception) else _CLIENT_LEFT
+    def _status_of(self, error: BaseException) -> int:
+        if isinstance(error, Refused):
+            return error.status
+        if isinstance(error, Exception):
+            return 500
+        # both end the task: who left says nothing about a release, but one that takes too long has failed
+        late = self.seconds > self._service.config.safety.request_timeout - _DEADLINE_SLACK
+        return 504 if late else _CLIENT_LEFT

@@ -5,6 +5,7 @@ written after the copies that it names.
 """
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -57,9 +58,8 @@ def load(store: Path) -> Catalogue | None:
     return catalogue
 
 
-def sweep(store: Path, before: Catalogue, after: Catalogue) -> None:
-    """Remove the copies that neither catalogue holds: a request that began under `before` may still need one of its."""
-    held = {release.adapter for catalogue in (before, after) for release in catalogue.releases.values()}
+def sweep(store: Path, held: Collection[Path]) -> None:
+    """Remove the copies that are not among `held`."""
     for folder in store.iterdir():
         if folder.is_dir() and folder not in held and ".partial-" not in folder.name:
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)

@@ -44,6 +44,20 @@ def test_a_rollback_drops_the_bad_release_and_holds_later_ones_back():
         back.roll_back()
 
 
+def test_a_rolled_back_release_is_listed_as_refused_until_it_is_taken_again():
+    back = catalogue(20, 40).roll_back()
+    assert back.refused == {"step_000040": "rolled back to step_000020: push it to have it again"}
+    assert back.take(release(40)).refused == {}
+    assert catalogue(20, 40).pin("step_000040").roll_back().refused == {}
+
+
+def test_a_release_that_answers_already_is_no_candidate():
+    held = catalogue(20).take(release(40), 0.5)
+    assert held.take(release(20)).candidate == "step_000040"
+    assert held.take(release(20)).canary_share == 0.5
+    assert catalogue(20).take(release(20), 0.5).canary_share == 0
+
+
 def test_a_pinned_release_stays_until_it_is_unpinned():
     held = catalogue(20).pin("step_000020")
     for step in (40, 60):
@@ -160,28 +174,23 @@ def test_a_checkpoint_that_cannot_take_over_is_refused_with_its_reason(tmp_path:
             inspect(folder, serving)
 
 
-def test_the_store_keeps_copies_that_outlive_the_checkpoint_and_lets_go_of_them_one_change_later(
+def test_the_store_keeps_copies_that_outlive_the_checkpoint_until_nobody_holds_them(
     tmp_path: Path, serving: Checkpoint
 ):
     folder = tmp_path / "store"
-    held = None
+    kept = []
     for step in (20, 40, 60):
         source = written(tmp_path / "run", serving.model.path, step=step)
-        kept = store.keep(folder, inspect(source, serving))
+        kept.append(store.keep(folder, inspect(source, serving)))
         (source / "adapter" / "adapter_model.safetensors").unlink()
-        before = held
-        held = Catalogue.starting_with(kept, "test") if held is None else held.take(kept).promote(kept.label, 1)
-        store.save(folder, held)
-        if before is not None:
-            store.sweep(folder, before, held)
+    held = Catalogue.starting_with(kept[1], "test").take(kept[2])
+    store.save(folder, held)
+    store.sweep(folder, [release.adapter for release in held.releases.values() if release.adapter])
     assert store.load(folder) == held
     assert {path.name.partition("-")[0] for path in folder.iterdir() if path.is_dir()} == {
-        "step_000020",  # a request that began before the last change may need it
         "step_000040",
         "step_000060",
     }
-    store.sweep(folder, held, held)
-    assert len([path for path in folder.iterdir() if path.is_dir()]) == 2
 
 
 def test_a_store_whose_copies_are_gone_is_named(tmp_path: Path):

@@ -108,6 +108,21 @@ def test_the_service_is_upgraded_without_a_gap_and_its_application_is_one_that_r
     load(ServeConfig, here(application.args["config"]))
 
 
+def test_the_service_may_write_to_its_store() -> None:
+    spec = manifest("rayservice.yaml")["spec"]
+    (application,) = yaml.safe_load(spec["serveConfigV2"])["applications"]
+    config = load(ServeConfig, here(application["args"]["config"]))
+    store = config.live.store or config.run / "served"
+    cluster = spec["rayClusterConfig"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        mounts = pod["containers"][0]["volumeMounts"]
+        (mount,) = (mount for mount in mounts if store.is_relative_to(mount["mountPath"]))
+        (volume,) = (volume for volume in pod["volumes"] if volume["name"] == mount["name"])
+        assert not mount.get("readOnly")
+        assert not volume["persistentVolumeClaim"].get("readOnly")
+
+
 def test_manifests_and_container_file_name_the_pinned_versions() -> None:
     for name in ("rayjob-mavic.yaml", "rayservice.yaml"):
         spec = manifest(name)["spec"]

@@ -6,6 +6,8 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from fake_policy import FakePolicies, completion
+from fake_policy import fake_service as real_service
 from fake_service import CONFIDENCES, REASONING, VOTES, fake_service, running
 from malformed import encoded, noise
 from PIL import Image
@@ -13,6 +15,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from dermo_ray.config.safety import SafetySettings
 from dermo_ray.morphology import DERM7PT_FIELDS
+from serve.api import build_api
 from serve.page import HEADERS
 from serve.safety import keys
 
@@ -100,6 +103,25 @@ def test_the_answer_is_shown_from_reasoning_to_version(opened: Open):
     origin = page.get_by_role("region", name="Where this comes from")
     expect(origin).to_contain_text("dermo@step_000060/v60")
     expect(origin).to_contain_text("not a medical device")
+
+
+def test_the_page_and_the_real_routes_fit_together(opened: Open):
+    policies = FakePolicies(lambda release, body: completion("Melanoma" if body["seed"] % 4 else "Melanocytic Nevus"))
+    with running(build_api(real_service(policies))) as url:
+        page = opened(url)
+        ask(page, cct=True)
+        expect(page.get_by_role("status")).to_have_text(re.compile(r"^Done: Melanoma, \d+%\.$"))
+        expect(page.get_by_role("region", name="Reasoning")).to_contain_text("The network is atypical.")
+        expect(page.get_by_role("region", name="Diagnosis").get_by_role("row")).to_have_count(2)
+        votes = page.get_by_role("region", name="Views and votes")
+        expect(votes.get_by_role("img")).to_have_count(4)
+        expect(votes.locator(".view ul li")).to_have_count(8)
+        expect(votes).to_contain_text("8 samples; 8 gave an answer. A plain majority would say Melanoma.")
+        expect(page.get_by_role("region", name="Where this comes from")).to_contain_text("dermo@step_000060/v60")
+        page.get_by_role("switch").press("Space")
+        page.get_by_role("button", name="Analyse the image").click()
+        expect(page.get_by_role("status")).to_have_text("Done: Melanoma, 90%.")
+        page.context.close()
 
 
 def test_every_view_shows_its_picture_and_its_votes(opened: Open):

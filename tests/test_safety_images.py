@@ -55,6 +55,15 @@ def test_pixels_are_those_that_were_sent():
     assert np.array_equal(np.asarray(opened(GOOD)), np.asarray(noise()))
 
 
+def test_what_is_transparent_is_white_as_in_training():
+    sent = Image.new("RGBA", (32, 32), (255, 0, 0, 0))
+    sent.paste((0, 0, 255, 255), (0, 0, 16, 32))
+    for mode in ("RGBA", "P", "LA"):
+        image = opened(uri(encoded(sent.convert(mode))))
+        assert image.getpixel((24, 5)) == (255, 255, 255)
+        assert image.getpixel((5, 5)) != (255, 255, 255)
+
+
 def test_a_type_that_does_not_fit_the_picture_is_forgiven():
     assert opened(uri(encoded(noise()), "image/jpeg")).size == (64, 64)
 

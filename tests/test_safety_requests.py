@@ -113,6 +113,19 @@ def test_deep_and_wide_json_within_the_limits_is_read():
     assert wide["b"] == [0, -(2**63), 1.5, True, None, "é😀"]
 
 
+def test_a_body_of_millions_of_values_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(json, "loads", lambda *_, **__: pytest.fail("read"))
+    for value in (b"[]", b"{}", b"0"):
+        answer = ask(
+            echo(SafetySettings()),
+            "POST",
+            "/echo",
+            content=b'{"a": [' + b",".join([value] * 10**6) + b"]}",
+            headers=JSON,
+        )
+        assert b"more than 200,000 values" in answer.content
+
+
 def test_an_answer_that_does_not_begin_in_time_is_a_timeout():
     answer = ask(echo(SMALL), "GET", "/slow")
     assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")

@@ -2,6 +2,7 @@ import asyncio
 import base64
 import io
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from schemathesis.checks import not_a_server_error
 
 from serve.api import build_api
 from serve.catalogue import Release
-from serve.messages import Answer, Completed
+from serve.messages import Answer, Completed, Usage
 from serve.safety.errors import Refused
 from serve.safety.keys import add
 
@@ -107,6 +108,18 @@ def test_cct_shows_views_and_says_how_each_voted(policies: FakePolicies, api: Fa
     assert len(shown) <= 4  # each view is encoded once
 
 
+def test_a_photograph_is_scaled_down_until_it_fits_into_a_prompt(policies: FakePolicies):
+    large = picture((3000, 1500))
+    for overrides, side in (((), 1024), (("max_side=null",), 3000)):
+        api = build_api(fake_service(policies, overrides))
+        for answer in (diagnose(api, image=large), diagnose(api, image=large, cct={"samples_per_view": 1})):
+            assert answer.status_code == 200
+        urls = [body["messages"][0]["content"][0]["image_url"]["url"] for _, body in policies.asked]
+        shown = [Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) for url in urls]
+        assert {max(image.size) for image in shown} == {side}
+        policies.asked.clear()
+
+
 def test_a_request_can_change_cct_within_bounds(api: FastAPI):
     answer = diagnose(api, cct={"samples_per_view": 1, "tau": 1.0}).json()
     assert answer["cct"]["planned"] == 4
@@ -149,14 +162,98 @@ def test_a_stream_that_fails_before_its_first_event_keeps_its_status(policies: F
     assert answer.headers["retry-after"] == "1"
 
 
-def test_what_the_engine_refuses_is_the_answer(policies: FakePolicies, api: FastAPI):
-    async def refuse(release: Release, body: dict[str, Any], top_logprobs: int) -> Completed | Answer:
-        return Answer(400, b'{"error": {"message": "too long", "type": "BadRequestError", "param": null, "code": 400}}')
+@pytest.mark.parametrize(("status", "retry_after"), [(400, None), (503, "1")])
+def test_what_the_engine_refuses_is_the_answer(
+    policies: FakePolicies, api: FastAPI, status: int, retry_after: str | None
+):
+    refusal = Answer(status, b'{"error": {"message": "no", "type": "BadRequestError", "param": null, "code": 400}}')
 
-    policies.rollout = refuse  # type: ignore[method-assign]
-    for answer in (diagnose(api), diagnose(api, cct=True), chat(api, model="dermo+cct")):
-        assert answer.status_code == 400
-        assert answer.json()["error"]["message"] == "too long"
+    async def refuse(release: Release, body: dict[str, Any], top_logprobs: int = 0) -> Completed | Answer:
+        return refusal
+
+    async def refuse_to_stream(release: Release, body: dict[str, Any]) -> AsyncIterator[str | Completed | Answer]:
+        yield refusal
+
+    policies.rollout = policies.complete = refuse  # type: ignore[method-assign, assignment]
+    policies.stream = policies.stream_rollout = refuse_to_stream  # type: ignore[method-assign, assignment]
+    for answer in (
+        *(diagnose(api, **asked) for asked in ({}, {"cct": True}, {"stream": True}, {"stream": True, "cct": True})),
+        *(chat(api, **asked) for asked in ({}, {"stream": True}, {"model": "dermo+cct"})),
+    ):
+        assert (answer.status_code, answer.headers.get("retry-after")) == (status, retry_after)
+        assert answer.json()["error"]["message"] == "no"
+
+
+def test_a_stream_that_breaks_off_ends_with_an_error_and_counts_as_a_failure(policies: FakePolicies, api: FastAPI):
+    async def break_off(release: Release, body: dict[str, Any]) -> AsyncIterator[str | Usage | Answer]:
+        yield "data: {}\n\n"
+        raise Refused(503, "The replica has failed.", code="replica_lost")
+
+    policies.stream = break_off  # type: ignore[method-assign]
+    first, last = (line for line in chat(api, stream=True).text.split("\n") if line)
+    assert first == "data: {}"
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "replica_lost"
+    assert failures(api) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_release_that_takes_too_long_has_failed(policies: FakePolicies, stream: bool):
+    api = build_api(fake_service(policies, ("safety.request_timeout=0.3",)))
+
+    async def never(release: Release, body: dict[str, Any]) -> Answer:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    async def hang(release: Release, body: dict[str, Any]) -> AsyncIterator[str | Usage | Answer]:
+        yield "data: {}\n\n"
+        await asyncio.sleep(60)
+
+    policies.complete, policies.stream = never, hang  # type: ignore[method-assign]
+    answer = chat(api, stream=stream)
+    assert (answer.status_code, "No answer within 0.3 s" in answer.text) == (200 if stream else 504, True)
+    assert 'dermo_ray_requests_total{route="chat",state="promoted",status="504"} 1.0' in metrics(api)
+    assert failures(api) == 1
+
+
+def test_a_service_that_is_to_end_answers_what_it_has_taken_in_and_nothing_else(policies: FakePolicies):
+    service = fake_service(policies)
+    api = build_api(service)
+    go_on = asyncio.Event()
+    complete = policies.complete
+
+    async def slow(release: Release, body: dict[str, Any]) -> Answer:
+        await go_on.wait()
+        return await complete(release, body)
+
+    async def end() -> None:
+        policies.complete = slow  # type: ignore[method-assign]
+        transport = httpx.ASGITransport(api, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url=BASE) as client:
+            body = {"model": "dermo", "messages": [{"role": "user", "content": "?"}]}
+            asked = asyncio.ensure_future(client.post("/v1/chat/completions", json=body))
+            await asyncio.sleep(0.1)
+            draining = asyncio.ensure_future(service.drain())
+            await asyncio.sleep(0.1)
+            late = await client.post("/v1/chat/completions", json=body)
+            assert (late.status_code, late.json()["error"]["code"]) == (503, "stopping")
+            assert late.headers["retry-after"] == "1"
+            assert (await client.get("/readyz")).status_code == 503
+            assert not draining.done()
+            go_on.set()
+            assert (await asked).status_code == 200
+            await asyncio.wait_for(draining, 5)
+
+    asyncio.run(end())
+
+
+def test_news_of_the_catalogue_that_come_late_change_nothing():
+    service = fake_service()
+    before = service.catalogue
+    service.follow(before.take(Release(label="step_000080", version=80)).promote("step_000080", 1))
+    service.follow(before)
+    assert service.catalogue.promoted == "step_000080"
+    service.follow(before.model_copy(update={"session": "another"}))
+    assert service.catalogue.promoted == "step_000060"
 
 
 def test_chat_passes_the_body_on_as_it_is_and_the_answer_back(policies: FakePolicies, api: FastAPI):
@@ -207,6 +304,12 @@ def test_chat_by_cct_reads_the_letter_of_a_multiple_choice(policies: FakePolicie
         ({"stream": "yes"}, 400, "stream"),
         ({"cct": {"alpha": -1}}, 400, "cct.alpha"),
         ({"cct": True, "n": 2}, 400, "n"),
+        ({"cct": True, "logprobs": True}, 400, "logprobs"),
+        ({"temperature": 2.1}, 400, "temperature"),
+        ({"temperature": "1"}, 400, "temperature"),
+        ({"repetition_penalty": 0.01}, 400, "repetition_penalty"),
+        ({"use_beam_search": True}, 400, "use_beam_search"),
+        ({"allowed_token_ids": [3]}, 400, "allowed_token_ids"),
         ({"cct": True, "seed": -1}, 400, "seed"),
         ({"cct": True, "messages": [{"role": "user", "content": "no image"}]}, 400, "messages"),
     ],
@@ -303,12 +406,22 @@ def test_only_an_admin_key_may_give_orders(tmp_path: Path):
     assert status("client", "/admin/rollback", "POST") == 403
 
 
+def metrics(api: FastAPI) -> str:
+    return call(api, "GET", "/metrics").text
+
+
+def failures(api: FastAPI) -> int:
+    """Those of the one release."""
+    (release,) = call(api, "GET", "/admin/checkpoints").json()["releases"]
+    return release["record"]["failures"]
+
+
 def test_metrics_count_requests_tokens_versions_swaps_and_cct(api: FastAPI):
     diagnose(api, cct=True)
     chat(api, model="other")
     call(api, "POST", "/admin/push", json={"folder": "/x/step_000080"})
     call(api, "POST", "/admin/promote", json={"checkpoint": "step_000080"})
-    text = call(api, "GET", "/metrics").text
+    text = metrics(api)
     for line in (
         'dermo_ray_requests_total{route="diagnose",state="promoted",status="200"} 1.0',
         'dermo_ray_requests_total{route="chat",state="none",status="404"} 1.0',

@@ -26,6 +26,11 @@ def test_the_application_is_built_from_a_file_and_overrides(trained_run: Path, t
     assert built["ingress"].ray_actor_options["num_cpus"] == 0
 
 
+def test_what_a_command_line_gives_as_text_is_read_as_any_override(trained_run: Path, tmp_path: Path):
+    lists = {"pool.max_workers": "null", "safety.allowed_hosts": "[images.example.org]", "live": "{promote: by_hand}"}
+    assert deployments(trained_run, tmp_path, **lists)["policy"].num_replicas == 1
+
+
 def test_load_decides_how_many_replicas_there_are_where_it_may(trained_run: Path, tmp_path: Path):
     built = deployments(trained_run, tmp_path, pool={"workers": 1, "max_workers": 4, "target_ongoing_requests": 3})
     scaling = built["policy"]._deployment_config.autoscaling_config

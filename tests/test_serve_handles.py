@@ -1,6 +1,5 @@
 import asyncio
-import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from typing import Any
 
 import pytest
@@ -19,7 +18,10 @@ BUSY = BackPressureError(num_queued_requests=5, max_queued_requests=4)
 
 
 class FakeMethod:
-    """A method of a handle whose calls end as `outcomes` say, one after the other: an exception, or a result."""
+    """A method of a handle whose calls end as `outcomes` say, one after the other: an exception, or a result.
+
+    `asyncio.sleep` stands for one that does not end.
+    """
 
     def __init__(self, outcomes: list[Any]) -> None:
         self.outcomes = outcomes
@@ -29,10 +31,21 @@ class FakeMethod:
         outcome = self.outcomes.pop(0)
         return self._parts(outcome) if isinstance(outcome, list) else self._result(outcome)
 
-    async def _result(self, outcome: Any) -> Any:
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
+    def _result(self, outcome: Any) -> Any:
+        method = self
+
+        class Result:
+            def __await__(self) -> Generator[Any, None, Any]:
+                if outcome is asyncio.sleep:
+                    yield from outcome(60).__await__()
+                if isinstance(outcome, Exception):
+                    raise outcome
+                return outcome
+
+            def cancel(self) -> None:
+                method.cancelled += 1
+
+        return Result()
 
     def _parts(self, outcome: list[Any]) -> Any:
         method = self
@@ -87,10 +100,23 @@ def test_a_stream_is_begun_again_while_nothing_of_it_was_sent():
         asyncio.run(streamed(FakeHandle([[BUSY]])))
 
 
-def test_a_stream_that_breaks_off_ends_with_an_error():
-    *sent, last = asyncio.run(streamed(FakeHandle([["a", RayActorError()], ["a", "b"]])))
-    assert sent == ["a"]
-    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "replica_lost"
+def test_a_stream_that_breaks_off_is_not_begun_again():
+    handle = FakeHandle([["a", RayActorError()], ["a", "b"]])
+    with pytest.raises(Refused, match="has failed"):
+        asyncio.run(streamed(handle))
+    assert handle.stream.outcomes == [["a", "b"]]
+
+
+def test_an_answer_that_nobody_waits_for_any_more_is_given_up():
+    handle = FakeHandle([asyncio.sleep])
+
+    async def give_up() -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await ReplicaPolicies(handle).complete(RELEASE, {})  # type: ignore[arg-type]
+
+    asyncio.run(give_up())
+    assert handle.complete.cancelled == 1
 
 
 def test_a_client_that_leaves_ends_the_work():

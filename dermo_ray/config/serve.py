@@ -110,6 +110,10 @@ class ServeConfig(Settings):
     """Prompts that `/v1/diagnose` asks with: those that the policy was trained on."""
     max_tokens: int = Field(default=512, ge=1)
     """Longest answer of `/v1/diagnose`, and of chat completions with CCT that set no limit."""
+    max_side: int | None = Field(default=1024, ge=16)
+    """Longer side, in pixels, to which `/v1/diagnose` and chats with CCT scale an image down before it is shown: a
+    photograph as cameras take it would not fit into `engine.max_model_len`. Where `images.max_side` was set when the
+    training data were prepared, give the same; null shows images as they are."""
     cct: CCTConfig = CCTConfig()
     """CCT where a request does not say otherwise."""
     taxonomy: AbsolutePath | None = None

@@ -1,7 +1,8 @@
 """A request's body: read within limits of size and time, and parsed into JSON that everything behind can hold.
 
 Invariant: what `read_json` returns has no number that is not finite or wider than 64 bits, no text that is not Unicode,
-and no deeper nesting than `_MAX_DEPTH`; each of these has made a server fail further in, when it was least expected.
+no deeper nesting than `_MAX_DEPTH` and no more values than about `_MAX_VALUES`; each of these has made a server fail
+further in, when it was least expected.
 """
 
 import asyncio
@@ -16,6 +17,8 @@ from dermo_ray.config.safety import SafetySettings
 from serve.safety.errors import Refused
 
 _MAX_DEPTH = 64
+_MAX_VALUES = 200_000
+"""Values that a body may hold: an empty list takes 3 bytes of JSON and 64 of memory. Counted by their separators."""
 _INTEGERS = range(-(2**63), 2**63)
 
 
@@ -61,6 +64,8 @@ async def _read(request: Request, settings: SafetySettings) -> bytes:
 
 def parse(body: bytes) -> Any:
     """`body` as JSON. Raises `Refused` (400) for what is no JSON or breaks the invariant."""
+    if sum(body.count(mark) for mark in (b",", b"[", b"{")) > _MAX_VALUES:
+        raise _malformed(f"The body holds more than {_MAX_VALUES:,} values.")
     try:
         value = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
     except RecursionError:

@@ -13,6 +13,8 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+RETRY_AFTER = "1"
+"""Seconds after which to try again where nobody can answer now."""
 _SHOWN_ERRORS = 5
 _MAX_NAME = 100
 
@@ -52,6 +54,11 @@ class Refused(Exception):
     def response(self) -> JSONResponse:
         """The answer."""
         return JSONResponse(self.body(), self.status, self.headers)
+
+
+def unavailable(message: str, code: str) -> Refused:
+    """Nobody can answer now (503); says when to try again, which OpenAI's clients do by themselves."""
+    return Refused(503, message, code=code, headers={"Retry-After": RETRY_AFTER})
 
 
 def answer_errors(api: FastAPI) -> None:

@@ -137,7 +137,11 @@ def _header(data: bytes, param: str, settings: SafetySettings) -> Image.Image:
 
 def _pixels(image: Image.Image, param: str) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(image).convert("RGB")
+        upright = ImageOps.exif_transpose(image)
+        if not upright.has_transparency_data:
+            return upright.convert("RGB")
+        shown = upright.convert("RGBA")  # on white, as training and vLLM see it; below it stands anything
+        return Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown).convert("RGB")
     except Exception:  # as above; a truncated file is an OSError among them
         raise _damaged(param) from None
 

@@ -16,6 +16,8 @@ _FORBIDDEN_FIELDS = (
     "chat_template",  # a program
     "kv_transfer_params",  # another engine's memory
     "vllm_xargs",
+    "use_beam_search",  # this and the next could choose what training bans
+    "allowed_token_ids",
 )
 _PART_KEYS = {"text": {"type", "text"}, "image_url": {"type", "image_url"}}
 _IMAGE_KEYS = {"url", "detail"}
@@ -42,7 +44,7 @@ class ImagePlace:
 def image_places(body: Mapping[str, Any]) -> list[ImagePlace]:
     """The images of a chat request, in order. Raises `Refused` (400) for what is not taken, or malformed."""
     for field in _FORBIDDEN_FIELDS:
-        if body.get(field) is not None:
+        if body.get(field) not in (None, False):
             raise _refused(f"The field `{field}` is not taken here.", field, "unsupported_parameter")
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
