@@ -23,13 +23,20 @@ def ray_session(num_cpus: int | None = None, address: str | None = None) -> Iter
 
     Uses the Ray that is already connected, else the cluster that `RAY_ADDRESS` names (as in a submitted job), else the
     one at `address`, else starts one on this machine with `num_cpus` cores (default: all). Raises `UserError` where the
-    address can't be reached.
+    address can't be reached, or is that of a job server, which takes submitted jobs alone.
     """
     _quieten()
     if ray.is_initialized():
         yield
         return
-    address = os.environ.get("RAY_ADDRESS") or address
+    named = os.environ.get("RAY_ADDRESS", "")
+    if not named.startswith(("http://", "https://")):
+        address = named or address
+    elif address is None:
+        raise UserError(
+            f"RAY_ADDRESS={named} is a job server: submit the job with `ray job submit`, or set RAY_ADDRESS=auto on a "
+            "machine of the cluster"
+        )
     if address:
         try:
             ray.init(address=address, logging_level=logging.WARNING)

@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE, create_package
 from ray_nodes import RayNodes
 
 from dermo_ray import checkpoints
 from dermo_ray.data.manifest import read_manifest
+from dermo_ray.errors import UserError
+from jobs.cluster import ray_session
 
 ROOT = Path(__file__).parent.parent
 
@@ -43,6 +46,18 @@ def test_what_travels_with_a_job_is_the_code_and_far_below_the_limit(folder: Pat
     assert needed <= set(names)
     assert {name.partition("/")[0] for name in names} >= {"actors", "dermo_ray", "jobs", "rewards", "serve", "configs"}
     assert package.stat().st_size < GCS_STORAGE_MAX_SIZE / 100
+
+
+def test_the_address_that_jobs_are_submitted_to_is_told_from_a_clusters_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+    with pytest.raises(UserError, match="is a job server: submit the job with `ray job submit`"), ray_session():
+        pass
+    asked = []
+    monkeypatch.setattr(ray, "init", lambda address, **_: asked.append(address))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with ray_session(address="10.0.0.1:6379"):  # as the run directory of a live run knows it
+        assert asked == ["10.0.0.1:6379"]
 
 
 @pytest.fixture(scope="module")
