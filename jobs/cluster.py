@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import ray
 from ray.data import DataContext
+from ray.exceptions import AuthenticationError
 
 from dermo_ray.errors import UserError
 
@@ -40,8 +41,16 @@ def ray_session(num_cpus: int | None = None, address: str | None = None) -> Iter
     if address:
         try:
             ray.init(address=address, logging_level=logging.WARNING)
-        except ConnectionError as error:
-            raise UserError(f"no Ray cluster at RAY_ADDRESS={address}: start it, or unset the variable") from error
+        except ConnectionError as error:  # also where the cluster asks for a token, and gets none or another
+            raise UserError(
+                f"no Ray cluster lets this job in at RAY_ADDRESS={address}: start it, set RAY_AUTH_MODE=token with the "
+                "cluster's token if it asks for one, or unset RAY_ADDRESS"
+            ) from error
+        except AuthenticationError as error:
+            raise UserError(
+                "RAY_AUTH_MODE=token is set and no token is here: put the cluster's into ~/.ray/auth_token "
+                "(`ray get-auth-token` prints it on the head)"
+            ) from error
     else:
         ray.init(
             address="local",

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 import time
 import zipfile
 from collections.abc import Iterator
@@ -138,6 +139,34 @@ def test_a_stopped_job_goes_on_when_it_is_submitted_again(
     latest = checkpoints.latest(run / "checkpoints")
     assert latest is not None
     assert checkpoints.read_state(latest)["step"] == done + 5
+
+
+@pytest.mark.slow
+def test_preflight_called_by_hand_on_a_node_looks_at_the_cluster_and_says_where_it_cannot(
+    cluster: RayNodes, data: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    settings = [f"data={data}", f"model.path={tiny_model}", "job=sft", f"run={tmp_path / 'run'}"]
+
+    def call(address: str, **environment: str) -> tuple[int, str, list[str]]:
+        called = subprocess.run(
+            [sys.executable, "-m", "jobs.preflight", *settings],
+            cwd=ROOT,
+            env=cluster.environment | {"RAY_ADDRESS": address} | environment,
+            capture_output=True,
+            text=True,
+            timeout=90,
+        )
+        return called.returncode, called.stdout, [li for li in called.stderr.splitlines() if li.startswith("error: ")]
+
+    status, table, _ = call(f"127.0.0.1:{cluster.port}")
+    assert status == 0, table
+    assert "on 3 nodes" in table
+    status, _, (line,) = call(f"http://127.0.0.1:{cluster.dashboard}")
+    assert (status, "is a job server" in line) == (2, True)
+    status, _, (line,) = call(f"127.0.0.1:{cluster.port}", RAY_AUTH_MODE="disabled")
+    assert (status, "set RAY_AUTH_MODE=token" in line) == (2, True)
+    status, _, (line,) = call(f"127.0.0.1:{cluster.port}", HOME=str(tmp_path))
+    assert (status, "no token is here" in line) == (2, True)
 
 
 @pytest.mark.slow
