@@ -25,6 +25,7 @@ from dermo_ray.bench.results import BenchReport, TaskReport
 from dermo_ray.bench.stream import STREAMED, training_counts
 from dermo_ray.bench.tasks import BenchItem, Items, TaskId
 from dermo_ray.config.bench import BenchSettings, Method, PolicySettings
+from dermo_ray.config.evaluate import EvaluateConfig
 from dermo_ray.config.judge import JudgeSettings
 from dermo_ray.progress import progress_bar
 from dermo_ray.report.bench import write_bench_report
@@ -32,9 +33,9 @@ from dermo_ray.report.cases import cases
 from dermo_ray.report.figures import Figure, figures_of
 from dermo_ray.staging import staged_file
 from dermo_ray.taxonomy import Taxonomy
+from jobs import preflight
 from jobs.cluster import ray_session
 from jobs.policies import checkpoint_of, fingerprint, where
-from jobs.preflight.connected import require
 from serve.checkpoints import Checkpoint
 
 RESULT = "bench.json"
@@ -98,7 +99,7 @@ def ask(settings: BenchSettings, taxonomy: Taxonomy) -> Asked:
     answered = []
     with ray_session() if local else nullcontext():
         if local:
-            require({"pool": settings.pool})
+            preflight.ensure("evaluate", EvaluateConfig(bench=settings))
         for policy, checkpoint in zip(settings.policies, checkpoints, strict=True):
             key_of_weights = fingerprint(policy, checkpoint)
             collected = _ask(policy, checkpoint, key_of_weights, items, settings, taxonomy)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import ray
 from ray.data import DataContext
+from ray.exceptions import AuthenticationError
 
 from dermo_ray.errors import UserError
 
@@ -28,22 +29,37 @@ def ray_session(num_cpus: int | None = None, address: str | None = None) -> Iter
 
     Uses the Ray that is already connected, else the cluster that `RAY_ADDRESS` names (as in a submitted job), else the
     one at `address` of a run that is live, else starts one on this machine with `num_cpus` cores (default: all). Raises
-    `UserError` where the address can't be reached.
+    `UserError` where the address can't be reached, or is that of a job server, which takes submitted jobs alone.
     """
     _quieten()
     if ray.is_initialized():
         yield
         return
-    variable = os.environ.get("RAY_ADDRESS")
-    address = variable or address
+    named = os.environ.get("RAY_ADDRESS", "")
+    if named.startswith(("http://", "https://")):
+        if address is None:
+            raise UserError(
+                f"RAY_ADDRESS={named} is a job server: submit the job with `ray job submit`, or set RAY_ADDRESS=auto on "
+                "a machine of the cluster"
+            )
+        named = ""
+    address = named or address
     if address:
         try:
             _knock(address)
             ray.init(address=address, logging_level=logging.WARNING)
-        except ConnectionError as error:
-            if variable:
-                raise UserError(f"no Ray cluster at RAY_ADDRESS={address}: start it, or unset the variable") from error
+        except ConnectionError as error:  # also where the cluster asks for a token, and gets none or another
+            if named:
+                raise UserError(
+                    f"no Ray cluster lets this job in at RAY_ADDRESS={named}: start it, set RAY_AUTH_MODE=token with the "
+                    "cluster's token if it asks for one, or unset RAY_ADDRESS"
+                ) from error
             raise UserError(f"no Ray cluster at {address} any more: the run has ended") from error
+        except AuthenticationError as error:
+            raise UserError(
+                "RAY_AUTH_MODE=token is set and no token is here: put the cluster's into ~/.ray/auth_token "
+                "(`ray get-auth-token` prints it on the head)"
+            ) from error
     else:
         ray.init(
             address="local",

@@ -6,17 +6,15 @@ where no replica can answer, the client is told when to try again.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
-from ray.serve.handle import DeploymentHandle, DeploymentResponse
+from ray.serve.handle import DeploymentHandle
 
 from serve.catalogue import Release
 from serve.messages import Answer, Completed, Usage
 from serve.safety.errors import Refused, unavailable
-
-Result = TypeVar("Result")
 
 _ATTEMPTS = 3
 _READY_TIMEOUT = 5.0
@@ -31,11 +29,13 @@ class ReplicaPolicies:
 
     async def complete(self, release: Release, body: dict[str, Any]) -> Answer:
         """See `Policies`."""
-        return await _answered(lambda: self._handle.complete.remote(release, body))
+        answer: Answer = await _answered(lambda: self._handle.complete.remote(release, body))
+        return answer
 
     async def rollout(self, release: Release, body: dict[str, Any], top_logprobs: int) -> Completed | Answer:
         """See `Policies`."""
-        return await _answered(lambda: self._handle.rollout.remote(release, body, top_logprobs))
+        answer: Completed | Answer = await _answered(lambda: self._handle.rollout.remote(release, body, top_logprobs))
+        return answer
 
     async def ready(self) -> None:
         """Raise `Refused` unless a replica's engine is well; not in line with requests, so that load is no illness."""
@@ -56,7 +56,7 @@ class ReplicaPolicies:
         return _streamed(lambda: self._streams.stream_rollout.remote(release, body))
 
 
-async def _answered(ask: Callable[[], DeploymentResponse[Result]]) -> Result:
+async def _answered(ask: Callable[[], Any]) -> Any:
     for _ in range(_ATTEMPTS):
         asked = ask()
         try:

@@ -2,17 +2,21 @@
 
 import shutil
 import subprocess
+import sys
 import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE, create_package
 from ray_nodes import RayNodes
 
 from dermo_ray import checkpoints
 from dermo_ray.data.manifest import read_manifest
+from dermo_ray.errors import UserError
+from jobs.cluster import ray_session
 
 ROOT = Path(__file__).parent.parent
 
@@ -43,6 +47,18 @@ def test_what_travels_with_a_job_is_the_code_and_far_below_the_limit(folder: Pat
     assert needed <= set(names)
     assert {name.partition("/")[0] for name in names} >= {"actors", "dermo_ray", "jobs", "rewards", "serve", "configs"}
     assert package.stat().st_size < GCS_STORAGE_MAX_SIZE / 100
+
+
+def test_the_address_that_jobs_are_submitted_to_is_told_from_a_clusters_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+    with pytest.raises(UserError, match="is a job server: submit the job with `ray job submit`"), ray_session():
+        pass
+    asked = []
+    monkeypatch.setattr(ray, "init", lambda address, **_: asked.append(address))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with ray_session(address="10.0.0.1:6379"):  # as the run directory of a live run knows it
+        assert asked == ["10.0.0.1:6379"]
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +139,34 @@ def test_a_stopped_job_goes_on_when_it_is_submitted_again(
     latest = checkpoints.latest(run / "checkpoints")
     assert latest is not None
     assert checkpoints.read_state(latest)["step"] == done + 5
+
+
+@pytest.mark.slow
+def test_preflight_called_by_hand_on_a_node_looks_at_the_cluster_and_says_where_it_cannot(
+    cluster: RayNodes, data: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    settings = [f"data={data}", f"model.path={tiny_model}", "job=sft", f"run={tmp_path / 'run'}"]
+
+    def call(address: str, **environment: str) -> tuple[int, str, list[str]]:
+        called = subprocess.run(
+            [sys.executable, "-m", "jobs.preflight", *settings],
+            cwd=ROOT,
+            env=cluster.environment | {"RAY_ADDRESS": address} | environment,
+            capture_output=True,
+            text=True,
+            timeout=90,
+        )
+        return called.returncode, called.stdout, [li for li in called.stderr.splitlines() if li.startswith("error: ")]
+
+    status, table, _ = call(f"127.0.0.1:{cluster.port}")
+    assert status == 0, table
+    assert "on 3 nodes" in table
+    status, _, (line,) = call(f"http://127.0.0.1:{cluster.dashboard}")
+    assert (status, "is a job server" in line) == (2, True)
+    status, _, (line,) = call(f"127.0.0.1:{cluster.port}", RAY_AUTH_MODE="disabled")
+    assert (status, "set RAY_AUTH_MODE=token" in line) == (2, True)
+    status, _, (line,) = call(f"127.0.0.1:{cluster.port}", HOME=str(tmp_path))
+    assert (status, "no token is here" in line) == (2, True)
 
 
 @pytest.mark.slow

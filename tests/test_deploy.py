@@ -16,6 +16,7 @@ from dermo_ray.config.base import load
 from dermo_ray.config.mavic import MavicConfig
 from dermo_ray.config.serve import ServeConfig
 from jobs import command
+from jobs.preflight.plan import Plan
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
@@ -83,8 +84,31 @@ def test_every_pool_has_a_worker_group_that_holds_it() -> None:
             per_pod = float(limits.get(key, 0))
             assert asked <= per_pod
             assert pool.workers * asked <= group["minReplicas"] * per_pod
-    rollout = groups["rollout"]
-    assert rollout["maxReplicas"] > rollout["minReplicas"]
+    rollout, scale = groups["rollout"], config.rollout.autoscale
+    assert scale is not None
+    assert config.rollout.gpus_per_worker == 1
+    assert (scale.min_workers, scale.max_workers) == (rollout["minReplicas"], rollout["maxReplicas"])
+    assert scale.max_workers > scale.min_workers
+
+
+def test_a_run_that_is_stopped_has_the_time_for_its_checkpoint_and_its_driver_stays_on_the_head() -> None:
+    resource, config = job()
+    wait = int(yaml.safe_load(resource["spec"]["runtimeEnvYAML"])["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"])
+    head = resource["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    assert config.preemption_deadline < wait < head["terminationGracePeriodSeconds"]
+    assert "entrypointNumCpus" not in resource["spec"]  # Ray puts a driver that asks for something on any node
+
+
+def test_a_service_can_write_to_its_store() -> None:
+    spec = manifest("rayservice.yaml")["spec"]
+    (application,) = yaml.safe_load(spec["serveConfigV2"])["applications"]
+    (store,) = Plan("serve", load(ServeConfig, here(application["args"]["config"]))).writes
+    for group in (spec["rayClusterConfig"]["headGroupSpec"], *spec["rayClusterConfig"]["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        (mount,) = [m for m in pod["containers"][0]["volumeMounts"] if store.is_relative_to(m["mountPath"])]
+        (volume,) = [v for v in pod["volumes"] if v["name"] == mount["name"]]
+        assert not mount.get("readOnly")
+        assert not volume["persistentVolumeClaim"].get("readOnly")
 
 
 def test_every_volume_that_is_mounted_is_there() -> None:

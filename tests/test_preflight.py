@@ -3,6 +3,7 @@
 import json
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +14,14 @@ import yaml
 from openai_stub import error, serving
 
 from dermo_ray.config.asking import EndpointSettings
+from dermo_ray.config.base import load
 from dermo_ray.config.mavic import MavicConfig
 from dermo_ray.config.model import LoraSettings
 from dermo_ray.config.pools import EngineSettings, PoolSettings
 from dermo_ray.config.preflight import MODELS, PreflightConfig, job_of
 from dermo_ray.config.prepare import PrepareConfig
 from dermo_ray.config.reward import RewardConfig
+from dermo_ray.config.serve import ServeConfig
 from dermo_ray.errors import UserError
 from dermo_ray.memory import PUBLISHED
 from jobs import command, preflight
@@ -111,7 +114,9 @@ def test_a_job_that_can_run_passes_and_nothing_is_left_behind(verdict, tmp_path:
     ],
 )
 def test_a_planted_mistake_is_named_in_one_line(settings: list[str], cause: str, verdict, tmp_path: Path) -> None:
+    began = time.monotonic()
     status, _, err = verdict(*(setting.format(tmp=tmp_path) for setting in settings))
+    assert time.monotonic() - began < 20
     assert status == 2
     (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
     assert cause.format(tmp=tmp_path) in line
@@ -135,6 +140,27 @@ def test_every_settings_file_is_known_to_its_job_without_being_told() -> None:
         job = next(name for name in (file.stem.partition("-")[0], file.parent.name) if name in (*MODELS, "demo"))
         if job != "demo":
             assert job_of(yaml.safe_load(file.read_text())) == job
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda file: file.stem)
+def test_what_a_job_reads_and_writes_is_known_of_every_settings_file(file: Path) -> None:
+    job: Any = next(name for name in (file.stem.partition("-")[0], file.parent.name) if name in (*MODELS, "demo"))
+    if job == "demo":
+        return
+    config: Any = load(MODELS[job], file)
+    plan = Plan(job, config)
+    assert all(isinstance(path, Path) for path in (*plan.reads, *plan.writes))
+    assert plan.writes
+    if job == "prepare":
+        assert [source.root for source in config.mixture if source.root] == plan.reads
+    for policy in plan.bench.policies if plan.bench is not None else ():
+        assert {policy.run, policy.model.path if policy.model is not None else None} & set(plan.reads)
+
+
+def test_a_service_must_be_able_to_write_to_its_store(tmp_path: Path) -> None:
+    assert Plan("serve", ServeConfig(run=tmp_path)).writes == [tmp_path / "served"]
+    config = ServeConfig.model_validate({"run": tmp_path, "live": {"store": tmp_path / "store"}})
+    assert Plan("serve", config).writes == [tmp_path / "store"]
 
 
 def test_settings_of_more_than_one_job_ask_which_is_meant() -> None:

@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 from dermo_ray import checkpoints
-from dermo_ray.config.pools import PoolSettings
 from dermo_ray.config.prepare import PrepareConfig
 from dermo_ray.config.sft import SftConfig
 from dermo_ray.data.conversations import Conversations, batch_indices
@@ -21,7 +20,6 @@ from dermo_ray.models.chat import load_processor
 from dermo_ray.models.supervised import TokenScorer, encode
 from dermo_ray.report.metrics import read_metrics
 from jobs import prepare, sft
-from jobs.preflight.connected import require
 
 STEPS = 4
 FORMATS = {"diagnosis": 0, "morph_reasoning": 1}
@@ -190,11 +188,6 @@ def test_a_conversation_that_is_too_long_is_named_on_one_line(settings):
 def test_more_resources_than_the_cluster_has_are_refused_with_both_numbers(settings):
     with pytest.raises(UserError, match=r"6 CPUs are asked for \(pool 6\) and the cluster has 2"):
         sft.run(settings("large", pool={"workers": 3, "cpus_per_worker": 2}))
-    pools = {"rollout": PoolSettings(workers=2), "learner": PoolSettings(gpus_per_worker=0.5)}
-    with pytest.raises(UserError, match=r"3 CPUs are asked for \(rollout 2, learner 1\) and the cluster has 2"):
-        require(pools)
-    with pytest.raises(UserError, match=r"0\.5 GPUs are asked for \(learner 0\.5\) and the cluster has 0"):
-        require({"learner": PoolSettings(gpus_per_worker=0.5)})
 
 
 def test_without_prepared_data_nothing_starts(settings, tmp_path):

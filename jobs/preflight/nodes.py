@@ -17,8 +17,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from dermo_ray.errors import UserError
 from dermo_ray.versions import installed_versions
 
-DEADLINE = 15.0
-"""Seconds within which every node must answer."""
+DEADLINE = 60.0
+"""Seconds within which every node must answer: the first task on one unpacks the working directory and imports
+packages, from a slow file system perhaps."""
 
 DRIVER = "driver"
 """What the process that asks is called among those that are asked."""

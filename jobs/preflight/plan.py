@@ -10,16 +10,20 @@ from typing import Any, TypeVar
 
 from dermo_ray.config.asking import EndpointSettings
 from dermo_ray.config.base import Settings
+from dermo_ray.config.bench import BenchSettings
+from dermo_ray.config.evaluate import EvaluateConfig
 from dermo_ray.config.mavic import RewardPoolSettings
 from dermo_ray.config.model import ModelSettings
 from dermo_ray.config.pools import EngineSettings, PoolSettings
 from dermo_ray.config.preflight import JobName
+from dermo_ray.config.prepare import PrepareConfig
 from dermo_ray.config.reward import RewardConfig
+from dermo_ray.config.serve import ServeConfig
 from dermo_ray.config.teacher import TeacherSettings
 
 T = TypeVar("T")
 
-_WRITES: Mapping[JobName, tuple[str, ...]] = {"prepare": ("out", "cache_folder"), "serve": ()}
+_WRITES: Mapping[JobName, tuple[str, ...]] = {"prepare": ("out", "cache_folder")}
 _READS: Mapping[JobName, tuple[str, ...]] = {"prepare": (), "serve": ("run",), "evaluate": ("run", "data")}
 
 
@@ -69,16 +73,29 @@ class Plan:
     def reads(self) -> list[Path]:
         """Folders and files that every node must see."""
         named = [getattr(self.config, name, None) for name in _READS.get(self.job, ("data",))]
-        sources = [source.root for source in getattr(self.config, "mixture", ())]
+        sources = [source.root for source in self.config.mixture] if isinstance(self.config, PrepareConfig) else []
         model = [self.model.path] if self.model is not None else []
         reward = [self.reward.concepts, self.reward.taxonomy] if self.reward is not None else []
+        if (bench := self.bench) is not None:
+            named += [bench.items.release, bench.items.images, bench.items.prepared]
+            for policy in bench.policies:
+                named += [policy.run, policy.adapter, policy.model.path if policy.model is not None else None]
         return [path for path in (*named, *sources, *model, *reward) if path is not None]
 
     @property
     def writes(self) -> list[Path]:
         """Folders that every node must be able to write to."""
-        named = (getattr(self.config, name, None) for name in _WRITES.get(self.job, ("run",)))
+        if isinstance(self.config, ServeConfig):
+            return [self.config.live.store or self.config.run / "served"]
+        named = [getattr(self.config, name, None) for name in _WRITES.get(self.job, ("run",))]
+        if self.bench is not None:
+            named.append(self.bench.out)
         return [path for path in named if path is not None]
+
+    @property
+    def bench(self) -> BenchSettings | None:
+        """The benchmark, where it is asked for."""
+        return self.config.bench if isinstance(self.config, EvaluateConfig) else None
 
     @property
     def address(self) -> tuple[str, int] | None:
