@@ -34,7 +34,7 @@ from dermo_ray.metrics import MetricsWriter
 from dermo_ray.models.chat import load_processor
 from dermo_ray.models.policy import load_policy, merge
 from dermo_ray.models.supervised import Lesson, Tally, TokenScorer, encode
-from dermo_ray.run_directory import CHECKPOINTS
+from dermo_ray.run_directory import CHECKPOINTS, STOP
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -101,8 +101,12 @@ class SupervisedRank:
                     metrics |= self._validate(self._validation)
                 if writer is not None:
                     writer.write(step, metrics)
-                if step % config.checkpoint_every == 0 or step == steps:
+                # the ranks look at one moment, so that all of them see the same
+                stopping = self._trainer.most(int((config.run / STOP).exists())) > 0
+                if step % config.checkpoint_every == 0 or step == steps or stopping:
                     self._save(step)
+                if stopping:
+                    break
                 began = time.perf_counter()
 
     def _update(self, step: int, lessons: list[Lesson]) -> dict[str, float]:

@@ -22,6 +22,8 @@ METRICS = "metrics.jsonl"
 ROLLOUTS = "rollouts"
 TOKENIZER = "tokenizer.json"
 """The policy's tokenizer, in the format of the `tokenizers` library: what the token ids of the rollouts mean."""
+STOP = ".stop"
+"""A file that is there while a training run's ranks are asked to end, with a checkpoint, after the update under way."""
 
 
 _log = logging.getLogger(__name__)

@@ -28,8 +28,8 @@ def ray_session(num_cpus: int | None = None, address: str | None = None) -> Iter
     """A connected Ray for the body of a `with`.
 
     Uses the Ray that is already connected, else the cluster that `RAY_ADDRESS` names (as in a submitted job), else the
-    one at `address` of a run that is live, else starts one on this machine with `num_cpus` cores (default: all). Raises
-    `UserError` where the address can't be reached, or is that of a job server, which takes submitted jobs alone.
+    one at `address` of a run that is live, else starts one on this machine with `num_cpus` cores (default: all).
+    Raises `UserError` where the address can't be reached, or is that of a job server, which takes submitted jobs alone.
     """
     _quieten()
     if ray.is_initialized():
@@ -51,8 +51,8 @@ def ray_session(num_cpus: int | None = None, address: str | None = None) -> Iter
         except ConnectionError as error:  # also where the cluster asks for a token, and gets none or another
             if named:
                 raise UserError(
-                    f"no Ray cluster lets this job in at RAY_ADDRESS={named}: start it, set RAY_AUTH_MODE=token with the "
-                    "cluster's token if it asks for one, or unset RAY_ADDRESS"
+                    f"no Ray cluster lets this job in at RAY_ADDRESS={named}: start it, set RAY_AUTH_MODE=token with "
+                    "the cluster's token if it asks for one, or unset RAY_ADDRESS"
                 ) from error
             raise UserError(f"no Ray cluster at {address} any more: the run has ended") from error
         except AuthenticationError as error:

@@ -2,10 +2,11 @@
 
 Give `run`, `data` and `model.path`; `lora.rank=64` trains an adapter. Each checkpoint holds `model/`, or `adapter/`,
 that transformers, PEFT and vLLM load. Called again, the job goes on from its latest checkpoint; what it trains, on
-what and how must then be as before.
+what and how must then be as before. SIGTERM makes it finish an update, write a checkpoint and exit with status 0.
 """
 
 import math
+import sys
 from pathlib import Path
 
 from dermo_ray.config.sft import SftConfig
@@ -40,8 +41,15 @@ def run(config: SftConfig) -> None:
         if done < steps:
             with ray_session():
                 preflight.ensure("sft", config)
-                with training.progress("sft", config.run / METRICS, done, steps):
+                with (
+                    training.progress("sft", config.run / METRICS, done, steps),
+                    training.stoppable(config.run) as asked,
+                ):
                     _train(config, done, steps, checkpoint)
+                    stopped = asked.exists()
+                if stopped:
+                    print("SIGTERM: stopped with a checkpoint, from which the same command goes on", file=sys.stderr)
+                    sys.exit(0)  # also where another job, such as the demo, runs this one: all of it was meant
         print(f"{config.run}: {max(done, steps):,} updates done, {size:,} conversations an epoch")
 
 

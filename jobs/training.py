@@ -22,6 +22,7 @@ from dermo_ray.config.sft import SftConfig
 from dermo_ray.data.conversations import content_hash
 from dermo_ray.errors import UserError
 from dermo_ray.progress import progress_bar
+from dermo_ray.run_directory import STOP
 
 
 def fit(train_rank: Callable[[], None], pool: PoolSettings, run: Path) -> None:
@@ -61,6 +62,19 @@ def fit(train_rank: Callable[[], None], pool: PoolSettings, run: Path) -> None:
         raise
     finally:
         signal.signal(signal.SIGINT, on_interrupt)  # Ray Train leaves a handler of its own behind
+
+
+@contextmanager
+def stoppable(run: Path) -> Iterator[Path]:
+    """SIGTERM reaches the ranks, during the body of a `with`, as a file of `run`, which all nodes share."""
+    asked = run / STOP
+    asked.unlink(missing_ok=True)  # a run that was killed may have left it
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.touch())
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        asked.unlink(missing_ok=True)
 
 
 def resumed_state(config: SftConfig | ConceptsConfig, checkpoint: Path | None) -> dict[str, Any] | None:

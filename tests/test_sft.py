@@ -1,7 +1,11 @@
 """Supervised fine-tuning end to end: two ranks on phantoms, adapters and all weights, resume and ZeRO stages."""
 
 import json
+import os
 import shutil
+import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -141,6 +145,26 @@ def test_a_resumed_run_ends_with_the_weights_of_one_never_stopped(straight, sett
     assert largest_difference(weights(straight), weights(config)) < 1e-6
     steps = [json.loads(line)["step"] for line in (config.run / METRICS).read_text().splitlines()]
     assert steps == [1, 2, 3, 4]
+
+
+def test_sigterm_ends_a_run_with_a_checkpoint_from_which_it_goes_on(settings):
+    config = settings("stopped", steps=1000, checkpoint_every=1000)
+
+    def terminate() -> None:
+        while not (config.run / METRICS).exists() or not (config.run / METRICS).read_text():
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=terminate, daemon=True).start()
+    with pytest.raises(SystemExit) as ended:
+        sft.run(config)
+    assert ended.value.code == 0
+    latest = checkpoints.latest(config.run / "checkpoints")
+    assert latest is not None
+    done = checkpoints.read_state(latest)["step"]
+    assert done == len((config.run / METRICS).read_text().splitlines()) < 1000
+    sft.run(config.model_copy(update={"steps": done + 1}))
+    assert checkpoints.latest(config.run / "checkpoints").name == checkpoints.step_name(done + 1)
 
 
 def test_a_finished_run_has_nothing_left_to_do_and_another_may_not_take_its_place(straight, capsys):
