@@ -39,8 +39,8 @@ def ray_session(num_cpus: int | None = None, address: str | None = None) -> Iter
     if named.startswith(("http://", "https://")):
         if address is None:
             raise UserError(
-                f"RAY_ADDRESS={named} is a job server: submit the job with `ray job submit`, or set RAY_ADDRESS=auto on "
-                "a machine of the cluster"
+                f"RAY_ADDRESS={named} is a job server: submit the job with `ray job submit`, or set RAY_ADDRESS=auto "
+                "on a machine of the cluster"
             )
         named = ""
     address = named or address

@@ -147,6 +147,7 @@ def test_a_resumed_run_ends_with_the_weights_of_one_never_stopped(straight, sett
     assert steps == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_run_with_a_checkpoint_from_which_it_goes_on(settings):
     config = settings("stopped", steps=1000, checkpoint_every=1000)
 
