@@ -32,6 +32,8 @@ _LOGGING = LoggingConfig(log_level="WARNING")
 _REQUESTS_LOGGED = LoggingConfig(log_level="INFO", enable_access_log=False)
 """Of the replicas: the line that the service itself writes for each request is at this level."""
 _APPLICATION = "dermo-ray"
+_HANDING_ON = 2.0
+"""Seconds for the proxy to hand on the last answers, which it keeps no count of."""
 _FAREWELL = 30.0
 """Seconds for the replicas' processes to end after their last request."""
 
@@ -97,6 +99,7 @@ def _drain(timeout: float) -> None:
     serve.delete(_APPLICATION, _blocking=False)  # the blocking kind gives up after a minute
     while _APPLICATION in serve.status().applications and time.monotonic() < deadline:
         time.sleep(0.2)
+    time.sleep(_HANDING_ON)
     serve.shutdown()  # takes the proxy down at once, requests or not
 
 
