@@ -21,11 +21,14 @@ TEXT = (
     "<final_diagnosis>Psoriasis</final_diagnosis>"
 )
 
+IMAGE = "a.png"
+"""The picture of every prompt."""
+
 
 def prompts(count: int) -> list[RLPrompt]:
     truth = GroundTruth(task="task3", modality="clinical", final_label="Psoriasis")
     return [
-        RLPrompt(id=f"p{n:06d}", image="a.png", source="s", group="g", prompt="<image>\nName it.", ground_truth=truth)
+        RLPrompt(id=f"p{n:06d}", image=IMAGE, source="s", group="g", prompt="<image>\nName it.", ground_truth=truth)
         for n in range(count)
     ]
 

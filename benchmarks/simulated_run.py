@@ -9,13 +9,14 @@ import asyncio
 import sys
 from pathlib import Path
 
+from PIL import Image
 from pydantic import BaseModel
 
 from actors.hosting import ray_hosts
 from actors.learner_pool import LearnerPool
 from actors.mavic import Pools, train
 from actors.pool import ray_pool
-from benchmarks.simulated import SimulatedEngine, SimulatedRank, SimulatedRewards, prompts
+from benchmarks.simulated import IMAGE, SimulatedEngine, SimulatedRank, SimulatedRewards, prompts
 from dermo_ray.config.mavic import MavicConfig
 from dermo_ray.data.prompts import PromptOrder
 from dermo_ray.run_directory import claimed
@@ -56,6 +57,7 @@ def main() -> None:
     config = simulation.mavic
     order = PromptOrder(prompts(simulation.prompts), config.seed)
     with claimed(config.run, config, CHANGEABLE, config.checkpoint_copy) as checkpoint, ray_session():
+        Image.new("RGB", (96, 96)).save(config.data / IMAGE)  # the controller hands every prompt's image on
         asyncio.run(train(config, order, checkpoint, pools(simulation)))
 
 
