@@ -3,9 +3,9 @@
 Each DEMO is the folder of a finished `jobs.demo` of another seed. Its own MAVIC run is the synchronous one
 (max_staleness 0); the same run is made asynchronously (1) from the same start, with the same seed and settings, and
 both are measured on the same held-out prompts. Writes `benchmarks/results/staleness.json`: each seed's final held-out
-reward by mode, the mean difference, and the seeds' standard deviation, which is the noise to compare it with. Samples
-a second are in there too, but the two runs of a seed were not made side by side: `benchmarks.overlap` measures those.
-What an earlier call made is read, not made again.
+reward by mode, the mean difference, and the seeds' standard deviation, which is the noise to compare it with. The two
+runs of a seed are not made side by side, so no speeds: `benchmarks.overlap` measures those. What an earlier call made
+is read, not made again.
 """
 
 import argparse
@@ -46,7 +46,6 @@ def figures(run: Path) -> dict[str, float]:
     return {
         "reward_heldout": fmean(row.reward for row in written if not row.greedy),
         "reward_greedy": fmean(row.reward for row in written if row.greedy),
-        "samples_per_second": fmean(entry["samples_per_second"] for entry in metrics[1:]),
         "staleness": fmean(entry["staleness/mean"] for entry in metrics),
         "updates": float(len(metrics)),
     }
