@@ -166,8 +166,10 @@ class Chaos:
         return True
 
     def lose_node(self) -> bool:
-        if len(self.nodes) < 2 or self.look() is None:
+        if len(self.nodes) < 2:
             self.nodes.append(self.cluster.add_node(**NODE))
+            return False
+        if self.look() is None:
             return False
         self.cluster.remove_node(self.nodes.pop(self.random.randrange(2)), allow_graceful=False)
         return True
