@@ -110,6 +110,7 @@ def test_ranks_go_on_with_the_same_numbers_after_a_resume_and_after_a_kill(
     assert apart(path, expected) == 0
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_is_tried_once_more_and_leaves_nothing_in_the_weights(
     tiny_model: Path, data: Path, batch: list[TrainingGroup]
 ) -> None:

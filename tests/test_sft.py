@@ -205,7 +205,7 @@ def test_an_adapter_is_trained_alone_and_opens_in_peft(settings, tiny_model):
 
 
 def test_a_conversation_that_is_too_long_is_named_on_one_line(settings):
-    config = settings("long", max_length=20)
+    config = settings("long", max_length=20, pool={"workers": 1})
     with pytest.raises(UserError, match=r"^conversation morph_reasoning_\S+ has \d+ tokens and max_length is 20: .*$"):
         sft.run(config)
 
