@@ -4,7 +4,8 @@ RUN is the folder of a demo (`data`, `mavic` and the model it started from), one
 with stronger lighting and blur, darker skin and other frequencies of diagnoses than any of training's; every RUN's
 policy answers them greedily, by a majority vote of as many samples, by CCT, and by CCT that stops early. Beside these
 stands CCT adapted to the stream: the answers of CCT with their posteriors corrected for the labels' frequencies, which
-are estimated from the images without their labels (`cct.adaptation.prior_shift`).
+are estimated from the images without their labels (`cct.adaptation.prior_shift`); and, from the same votes, what
+other weightings and temperatures would have answered.
 `--held-out` takes RUN's own held-out images instead, without a shift, with `--sources ham10000` those of that data set
 alone. Writes `benchmarks/results/cct.json`, `cct_held_out.json` or `cct_held_out_ham10000.json`: for each run and over
 all of them accuracy, calibration, selective accuracy, tokens, and the paired differences.
@@ -24,7 +25,7 @@ from dermo_ray.bench.columns import Columns, columns
 from dermo_ray.bench.measures import Bootstrap, MethodMeasures, compare, differences, method_measures
 from dermo_ray.bench.responses import Response
 from dermo_ray.bench.stream import result_of
-from dermo_ray.cct import adapt
+from dermo_ray.cct import CCTResult, Rollout, adapt, aggregate, by_taxonomy
 from dermo_ray.config.bench import BenchSettings, Method
 from dermo_ray.config.prepare import PrepareConfig
 from dermo_ray.phantom import DIAGNOSES
@@ -49,6 +50,12 @@ SHIFT: dict[str, Any] = {
         for place, name in enumerate(sorted(d.name for d in DIAGNOSES.values() if d.modality == "dermoscopic"))
     },
 }
+
+
+EXPONENTS = ((0, 0), (1, 0), (0, 1), (2, 2), (4, 4))
+"""Other alphas and betas that are tried on the same votes."""
+TEMPERATURES = (0.5, 2.0)
+"""Others than 1 of the posteriors, before they are adapted to the stream."""
 
 
 def shifted_phantoms(seed: int) -> Path:
@@ -109,12 +116,17 @@ def answers_of(
 def adapted_to_the_stream(plain: Columns, responses: Sequence[Response], settings: BenchSettings) -> Columns:
     """The columns of CCT once its posteriors are corrected; what no rollout answered stays as it was."""
     steps = {response.item: response.steps[0] for response in responses if response.steps[0].answer is not None}
-    rows = [row for row, item in enumerate(plain.items) if item.id in steps]
-    results = [result_of(steps[plain.items[row].id]) for row in rows]
+    adapted = adapt([result_of(step) for step in steps.values()], settings.cct).results
+    return _answered_by(plain, dict(zip(steps, adapted, strict=True)))
+
+
+def _answered_by(plain: Columns, results: Mapping[str, CCTResult]) -> Columns:
+    """The columns with the answers of `results` by item in place of their own."""
     answers, right, confidence = list(plain.answers), plain.right.copy(), plain.confidence.copy()
-    for row, result in zip(rows, adapt(results, settings.cct).results, strict=True):
-        answers[row], confidence[row] = result.answer, result.confidence
-        right[row] = fold_label(result.answer) == fold_label(plain.truth[row])
+    for row, item in enumerate(plain.items):
+        if result := results.get(item.id):
+            answers[row], confidence[row] = result.answer, result.confidence
+            right[row] = fold_label(result.answer) == fold_label(plain.truth[row])
     return replace(plain, answers=answers, right=right, confidence=confidence)
 
 
@@ -124,6 +136,43 @@ def adaptation_figures(plain: Columns, adapted: Columns, greedy: Columns) -> dic
         "over_cct": compare(plain, adapted, Bootstrap()).model_dump(mode="json"),
         "over_greedy": compare(greedy, adapted, Bootstrap()).model_dump(mode="json"),
     }
+
+
+def reweighted(
+    plain: Columns, responses: Sequence[Response], settings: BenchSettings, taxonomy: Taxonomy, **changes: float
+) -> Columns:
+    """The columns as CCT would fill them from the same votes under other exponents."""
+    similarity = by_taxonomy(taxonomy)
+    config = settings.cct.model_copy(update=changes)
+    steps = {}
+    for response in responses:
+        rollouts = [
+            Rollout(vote.answer, vote.confidence or 0.0, view=vote.view)
+            for vote in response.steps[0].votes
+            if vote.answer is not None
+        ]
+        if rollouts:
+            steps[response.item] = aggregate(rollouts, config, similarity=similarity)
+    return _answered_by(plain, steps)
+
+
+def others_tried(
+    plain: Columns, responses: Sequence[Response], settings: BenchSettings, taxonomy: Taxonomy
+) -> dict[str, Columns]:
+    """What CCT would have answered with other weights, and adapted to the stream with tempered posteriors."""
+    weighted = {
+        f"alpha {alpha:g}, beta {beta:g}": reweighted(plain, responses, settings, taxonomy, alpha=alpha, beta=beta)
+        for alpha, beta in EXPONENTS
+    }
+    tempered = {}
+    for temperature in TEMPERATURES:
+        adaptation = settings.cct.adaptation.model_copy(update={"temperature": temperature})
+        cct = settings.cct.model_copy(update={"adaptation": adaptation})
+        changed = settings.model_copy(update={"cct": cct})
+        tempered[f"posteriors of temperature {temperature:g} adapted to the stream"] = adapted_to_the_stream(
+            plain, responses, changed
+        )
+    return weighted | tempered
 
 
 def pooled(parts: Sequence[Columns]) -> Columns:
@@ -181,6 +230,7 @@ def main() -> None:
     kind = "-".join(["held-out" if arguments.held_out else "shifted", *(arguments.sources or [])])
     by_run: list[tuple[dict[Method, list[Response]], dict[Method, Columns]]] = []
     adapted: list[Columns] = []
+    tried: list[dict[str, Columns]] = []
     with ray_session():
         for number, run in enumerate(arguments.runs):
             prepared = run / "data" if arguments.held_out else shifted_phantoms(number)
@@ -188,6 +238,7 @@ def main() -> None:
             responses, answers = answers_of(settings, taxonomy)
             by_run.append((responses, answers))
             adapted.append(adapted_to_the_stream(answers["cct"], responses["cct"], settings))
+            tried.append(others_tried(answers["cct"], responses["cct"], settings, taxonomy))
     methods = by_run[0][0].keys()
     together = {method: pooled([answers[method] for _, answers in by_run]) for method in methods}
     every = {method: [response for given, _ in by_run for response in given[method]] for method in methods}
@@ -200,6 +251,12 @@ def main() -> None:
         "runs": {run.name: figures(*found) for run, found in zip(arguments.runs, by_run, strict=True)},
         "all": figures(every, together),
         "adapted": adaptation_figures(together["cct"], pooled(adapted), together["greedy"]),
+        "tried_over_greedy": {
+            name: compare(together["greedy"], pooled([found[name] for found in tried]), Bootstrap()).model_dump(
+                mode="json"
+            )
+            for name in tried[0]
+        },
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
     name = result_name(held_out=arguments.held_out, sources=arguments.sources)

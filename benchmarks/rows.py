@@ -147,6 +147,7 @@ def _cct(result: Result) -> list[Row]:
     accuracies = ", ".join(f"{name} {measured['accuracy']['mean']:.1%}" for name, measured in methods.items())
     selective = methods["cct"]["selective"]
     adapted = result.get("adapted", {})
+    tried = result.get("tried_over_greedy", {})
     return [
         (f"accuracy over {every['items']:,} questions" + (f" of {len(result['runs'])} runs" if several else ""),
          accuracies, ""),
@@ -159,6 +160,8 @@ def _cct(result: Result) -> list[Row]:
              _points(found["difference"]), "")
             for over, found in adapted.items()
         ),
+        *((f"CCT with {change} over one greedy answer", _points(found["difference"]), "")
+          for change, found in tried.items()),
         ("stopping early over CCT", _points(early["comparison"]["difference"]), "no loss outside the interval"),
         ("tokens saved by stopping early", f"{early['tokens_saved']:.0%}", "at least 40 %"),
     ]  # fmt: skip

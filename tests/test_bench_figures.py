@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from benchmarks import bookkeeping
-from benchmarks.cct import command, figures, result_name, settings_for
+from benchmarks.cct import command, figures, result_name, reweighted, settings_for
 from benchmarks.page import page
 from benchmarks.rows import SECTIONS
 from dermo_ray.bench.columns import Columns, columns
-from dermo_ray.bench.responses import Response
+from dermo_ray.bench.responses import Response, Vote
 from dermo_ray.config.bench import Method
 from dermo_ray.taxonomy import Taxonomy
 from tests.bench_cases import choice_item, lettered, response
@@ -90,3 +90,22 @@ def test_the_page_says_what_cct_costs_beside_the_engine() -> None:
     written = page({"cct_throughput": result})
     assert "| 100 and 110 |" in written
     assert "| 0.91 | at least 0.85 |" in written
+
+
+def test_other_weights_are_tried_on_the_same_votes() -> None:
+    items = [choice_item(str(number)) for number in range(4)]
+    options = items[0].questions[0].options
+    cast = [(options[0], 0.9), (options[1], 0.2), (options[1], 0.2)]  # one sure vote against two that are not
+    votes = tuple(Vote(view="identity", answer=answer, confidence=sure, weight=1) for answer, sure in cast)
+    given = [response(item, lettered(0), "cct") for item in items]
+    given = [one.model_copy(update={"steps": (one.steps[0].model_copy(update={"votes": votes}),)}) for one in given]
+    taxonomy = Taxonomy.load()
+    plain = columns(items, given, taxonomy)
+    assert plain is not None
+    settings = settings_for(Path("run"), Path("data"), "shifted")
+    counted = reweighted(plain, given, settings, taxonomy, alpha=0, beta=0)
+    assert counted.answers == [options[1]] * 4
+    assert not counted.right.any()
+    trusting = reweighted(plain, given, settings, taxonomy, alpha=2, beta=0)
+    assert trusting.answers == [options[0]] * 4
+    assert trusting.right.all()
