@@ -17,9 +17,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
-DEADLINE = 90.0
+DEADLINE = 240.0
 """Seconds within which a node must be up, or a job be over."""
 
 
@@ -27,6 +29,17 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
     return port
+
+
+def _running(group: int) -> bool:
+    """Whether a process of the group is more than an entry that nobody has asked about."""
+    for process in psutil.process_iter(["pid", "status"]):
+        try:
+            if process.info["status"] != psutil.STATUS_ZOMBIE and os.getpgid(process.info["pid"]) == group:
+                return True
+        except ProcessLookupError:  # it ended meanwhile
+            continue
+    return False
 
 
 @dataclass
@@ -113,14 +126,14 @@ class RayNodes:
     def stop(self) -> None:
         """End the nodes, the head last, each with every process that it started."""
         for node in reversed(self.nodes):
-            if node.poll() is not None:
-                continue
-            os.killpg(node.pid, signal.SIGTERM)
-            try:
-                node.wait(30)
-            except subprocess.TimeoutExpired:
-                os.killpg(node.pid, signal.SIGKILL)
-                node.wait(10)
+            for how in (signal.SIGTERM, signal.SIGKILL):
+                if not _running(node.pid):
+                    break
+                os.killpg(node.pid, how)
+                deadline = time.monotonic() + 30
+                while _running(node.pid) and time.monotonic() < deadline:  # `make` ends before what it started
+                    time.sleep(0.2)
+            node.wait(10)
         self.nodes.clear()
 
     def _start(
