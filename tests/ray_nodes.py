@@ -7,6 +7,7 @@ every Ray on the machine.
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -50,6 +51,8 @@ class RayNodes:
     port: int = field(default_factory=free_port)
     dashboard: int = field(default_factory=free_port)
     nodes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    temporary: list[str] = field(default_factory=list)
+    """Where each node keeps its sockets and the folders of jobs, which another node would replace under a job."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -75,9 +78,7 @@ class RayNodes:
         )
 
     def start_head(self, cpus: int) -> None:
-        # the path of Ray's sockets must stay short
-        temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
-        own = [f"--port={self.port}", f"--dashboard-port={self.dashboard}", f"--temp-dir={temporary}"]
+        own = [f"--port={self.port}", f"--dashboard-port={self.dashboard}"]
         self._start(["head"], [*own, f"--ray-client-server-port={free_port()}"], cpus)
         self._wait_for(1)
 
@@ -135,12 +136,17 @@ class RayNodes:
                     time.sleep(0.2)
             node.wait(10)
         self.nodes.clear()
+        for folder in self.temporary:
+            shutil.rmtree(folder)
+        self.temporary.clear()
 
     def _start(
         self, target: Sequence[str], options: Sequence[str], cpus: int, environment: Mapping[str, str] | None = None
     ) -> None:
         # ports that every node would take by itself, and that nodes of one machine have to share out
         own = [f"--{kind}={free_port()}" for kind in ("dashboard-agent-listen-port", "metrics-export-port")]
+        self.temporary.append(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # the path of Ray's sockets must stay short
+        own.append(f"--temp-dir={self.temporary[-1]}")
         arguments = " ".join(["--block", f"--num-cpus={cpus}", "--disable-usage-stats", *own, *options])
         # the environment that these tests run in is the one that `make` would set up first
         ready = [f"--assume-old=.venv/.ready-{variant}" for variant in ("cpu", "gpu")]
