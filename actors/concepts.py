@@ -3,7 +3,7 @@
 Invariants: each head's loss is a mean over the images of the whole batch that count for it, however they are dealt
 out; every rank enters the same collectives; what an update does depends on the settings, its number and the weights
 alone, so a resumed run goes on as if it had never stopped. A checkpoint's `model/` is the best model so far,
-calibrated; its `learner/` what the newest weights go on from.
+calibrated, or the newest weights before the first validation; its `learner/` what the newest weights go on from.
 """
 
 import math
@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from dermo_ray.models.concepts.model import ConceptModel, Logits
 from dermo_ray.models.concepts.predictions import evaluation_split, write_predictions
 from dermo_ray.models.concepts.vocabulary import CONCEPTS, SCHEMAS
 from dermo_ray.morphology import Schema
-from dermo_ray.run_directory import CHECKPOINTS
+from dermo_ray.run_directory import CHECKPOINTS, STOP
 
 _LEARNER = "learner/learner.pt"
 
@@ -111,29 +111,38 @@ class ConceptRank:
             self._load(assignment.checkpoint)
 
     def train(self) -> None:
-        """Every update that is left, with validations and checkpoints between them."""
+        """Every update that is left or that can be made until it is stopped, with validations and checkpoints."""
         config, steps, progress = self._config, self._assignment.steps, self._assignment.progress
         every = config.validation.every or math.ceil(len(self._training) / config.batch_size)
         left = range(progress.step, steps if progress.waited < config.validation.patience else progress.step)
+        stopping = False
         with MetricsWriter(config.run, progress.step) if self._rank == 0 else nullcontext() as writer:
             began = time.perf_counter()
             for step, pixels in enumerate(self._pixels(left), start=progress.step + 1):
                 metrics = self._update(step, pixels)
                 metrics["samples_per_second"] = config.batch_size / (time.perf_counter() - began)
                 metrics["epoch"] = step * config.batch_size / len(self._training)
-                ended = False
-                if step % every == 0 or step == steps:
+                validates, stopping = step % every == 0 or step == steps, self._asked_to_stop()
+                progress = replace(progress, step=step)
+                if validates:
                     losses = self._validate(progress.best_loss)
                     metrics |= losses
                     progress = progress.after(step, losses["val_loss"])
+                if validates or stopping:
                     self._save(progress)
-                    ended = progress.waited >= config.validation.patience
                 if writer is not None:
                     writer.write(step, metrics)
-                if ended:
+                if stopping or progress.waited >= config.validation.patience:
                     break
                 began = time.perf_counter()
-        self._predict_evaluation_split()
+        if not stopping:
+            self._predict_evaluation_split()
+
+    def _asked_to_stop(self) -> bool:
+        """Whether this update is to be the last; the ranks look at one moment, so that all of them see the same."""
+        asked = torch.tensor(int((self._config.run / STOP).exists()), device=self._device)
+        dist.all_reduce(asked, dist.ReduceOp.MAX)
+        return bool(asked)
 
     def _pixels(self, steps: range) -> Iterator[Tensor]:
         """The rank's images of each update, turned at random."""
@@ -186,7 +195,7 @@ class ConceptRank:
         logits = self._predict(self._model, self._validation)
         answer: list[dict[str, float]] = [{}]
         if self._rank == 0:
-            candidate = deepcopy(self._model).to("cpu", memory_format=torch.contiguous_format)
+            candidate = self._newest()
             targets = self._validation.targets(range(len(self._validation)), self._vocabulary)
             with torch.no_grad():
                 calibrate(candidate, logits, targets)
@@ -199,6 +208,10 @@ class ConceptRank:
             answer[0] |= {f"ece_after/{head}": value.ece_after for head, value in heads.items()}
         dist.broadcast_object_list(answer)
         return answer[0]
+
+    def _newest(self) -> ConceptModel:
+        """A copy of the model as it is now, laid out as files have it."""
+        return deepcopy(self._model).to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload, no-any-return]
 
     @torch.no_grad()
     def _predict(self, model: ConceptModel, samples: ConceptSamples) -> Logits:
@@ -228,16 +241,18 @@ class ConceptRank:
             write_predictions(self._config.run, samples, logits)
 
     def _save(self, progress: Progress) -> None:
-        """Write the checkpoint of a validation."""
+        """Write a checkpoint."""
         if self._rank == 0:
             config = self._config
             partial = checkpoints.begin(config.run / CHECKPOINTS, progress.step)
-            self._best.save_pretrained(partial / "model")
+            best = self._best if progress.best_step else self._newest()
+            best.save_pretrained(partial / "model")
             self._processor.save_pretrained(partial / "model")
             learner = partial / _LEARNER
             learner.parent.mkdir()
             torch.save({"model": self._model.state_dict(), "optimizer": self._optimizer.state_dict()}, learner)
-            state = {**progress.__dict__, "data": content_hash(config.data)}
+            known = {name: value for name, value in asdict(progress).items() if value != math.inf}  # JSON has none
+            state = {**known, "data": content_hash(config.data)}
             checkpoints.commit(partial, state)
             checkpoints.retain(config.run / CHECKPOINTS, config.keep_checkpoints)
         dist.barrier()  # the others must not read `latest` before it is there

@@ -3,7 +3,8 @@
 Give `run` and `data`, a prepared folder of any mix of clinical and dermoscopic images; annotations and labels may be
 missing here and there. `encoder.path` starts from an image encoder of one's own. The best model, calibrated, is
 `RUN/checkpoints/latest/model`; the reward takes it as `reward.concepts`. Called again, the job goes on from its latest
-checkpoint, and a finished run is measured again.
+checkpoint, and a finished run is measured again. SIGTERM makes it finish an update, write a checkpoint and exit with
+status 0.
 """
 
 import math
@@ -62,8 +63,14 @@ def run(config: ConceptsConfig) -> None:
             with ray_session():
                 preflight.ensure("concepts", config)
                 assignment = Assignment(config, steps, progress, checkpoint)
-                with training.progress("concepts", config.run / METRICS, progress.step, steps):
+                with (
+                    training.progress("concepts", config.run / METRICS, progress.step, steps),
+                    training.stoppable(config.run) as asked,
+                ):
                     training.fit(lambda: train_rank(assignment), config.pool, config.run)
+                    stopped = asked.exists()
+                if stopped:
+                    training.say_stopped()
         measures = _measure(config)
     print(f"{config.run}: {_summary(measures)}")
 

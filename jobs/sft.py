@@ -6,7 +6,6 @@ what and how must then be as before. SIGTERM makes it finish an update, write a 
 """
 
 import math
-import sys
 from pathlib import Path
 
 from dermo_ray.config.sft import SftConfig
@@ -48,8 +47,7 @@ def run(config: SftConfig) -> None:
                     _train(config, done, steps, checkpoint)
                     stopped = asked.exists()
                 if stopped:
-                    print("SIGTERM: stopped with a checkpoint, from which the same command goes on", file=sys.stderr)
-                    sys.exit(0)  # also where another job, such as the demo, runs this one: all of it was meant
+                    training.say_stopped()
         print(f"{config.run}: {max(done, steps):,} updates done, {size:,} conversations an epoch")
 
 

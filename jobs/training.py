@@ -2,12 +2,13 @@
 
 import json
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ray import cloudpickle
 from ray.train import WorkerGroupError
@@ -75,6 +76,12 @@ def stoppable(run: Path) -> Iterator[Path]:
     finally:
         signal.signal(signal.SIGTERM, before)
         asked.unlink(missing_ok=True)
+
+
+def say_stopped() -> NoReturn:
+    """Say that SIGTERM ended the run, and exit; whatever other job, such as the demo, runs this one was meant too."""
+    print("SIGTERM: stopped with a checkpoint, from which the same command goes on", file=sys.stderr)
+    sys.exit(0)
 
 
 def resumed_state(config: SftConfig | ConceptsConfig, checkpoint: Path | None) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     CLIPImageProcessor,
     LlavaConfig,
@@ -91,6 +92,10 @@ def llava(folder: Path) -> None:
         chat_template=CHAT_TEMPLATE.replace("<|vision_start|>", "").replace("<|vision_end|>", ""),
     )
     save(folder, LlavaForConditionalGeneration, config, processor)
+    # transformers names them so only where they were read from a published model, and vLLM knows no other names
+    file, published = folder / "model.safetensors", "vision_tower.vision_model."
+    weights = {name.replace("vision_tower.", published, 1): weight for name, weight in load_file(file).items()}
+    save_file(weights, file, metadata={"format": "pt"})
 
 
 FAMILIES: dict[str, Callable[[Path], None]] = {"qwen3_vl": qwen3_vl, "qwen2_5_vl": qwen2_5_vl, "llava": llava}

@@ -7,6 +7,7 @@ every Ray on the machine.
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,9 +18,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
-DEADLINE = 90.0
+DEADLINE = 240.0
 """Seconds within which a node must be up, or a job be over."""
 
 
@@ -27,6 +30,17 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
     return port
+
+
+def _running(group: int) -> bool:
+    """Whether a process of the group is more than an entry that nobody has asked about."""
+    for process in psutil.process_iter(["pid", "status"]):
+        try:
+            if process.info["status"] != psutil.STATUS_ZOMBIE and os.getpgid(process.info["pid"]) == group:
+                return True
+        except ProcessLookupError:  # it ended meanwhile
+            continue
+    return False
 
 
 @dataclass
@@ -37,6 +51,8 @@ class RayNodes:
     port: int = field(default_factory=free_port)
     dashboard: int = field(default_factory=free_port)
     nodes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    temporary: list[str] = field(default_factory=list)
+    """Where each node keeps its sockets and the folders of jobs, which another node would replace under a job."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -62,9 +78,7 @@ class RayNodes:
         )
 
     def start_head(self, cpus: int) -> None:
-        # the path of Ray's sockets must stay short
-        temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
-        own = [f"--port={self.port}", f"--dashboard-port={self.dashboard}", f"--temp-dir={temporary}"]
+        own = [f"--port={self.port}", f"--dashboard-port={self.dashboard}"]
         self._start(["head"], [*own, f"--ray-client-server-port={free_port()}"], cpus)
         self._wait_for(1)
 
@@ -113,21 +127,26 @@ class RayNodes:
     def stop(self) -> None:
         """End the nodes, the head last, each with every process that it started."""
         for node in reversed(self.nodes):
-            if node.poll() is not None:
-                continue
-            os.killpg(node.pid, signal.SIGTERM)
-            try:
-                node.wait(30)
-            except subprocess.TimeoutExpired:
-                os.killpg(node.pid, signal.SIGKILL)
-                node.wait(10)
+            for how in (signal.SIGTERM, signal.SIGKILL):
+                if not _running(node.pid):
+                    break
+                os.killpg(node.pid, how)
+                deadline = time.monotonic() + 30
+                while _running(node.pid) and time.monotonic() < deadline:  # `make` ends before what it started
+                    time.sleep(0.2)
+            node.wait(10)
         self.nodes.clear()
+        for folder in self.temporary:
+            shutil.rmtree(folder)
+        self.temporary.clear()
 
     def _start(
         self, target: Sequence[str], options: Sequence[str], cpus: int, environment: Mapping[str, str] | None = None
     ) -> None:
         # ports that every node would take by itself, and that nodes of one machine have to share out
         own = [f"--{kind}={free_port()}" for kind in ("dashboard-agent-listen-port", "metrics-export-port")]
+        self.temporary.append(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # the path of Ray's sockets must stay short
+        own.append(f"--temp-dir={self.temporary[-1]}")
         arguments = " ".join(["--block", f"--num-cpus={cpus}", "--disable-usage-stats", *own, *options])
         # the environment that these tests run in is the one that `make` would set up first
         ready = [f"--assume-old=.venv/.ready-{variant}" for variant in ("cpu", "gpu")]

@@ -1,24 +1,37 @@
 """Jobs on a real cluster of several nodes, submitted through its job server."""
 
+import base64
+import io
+import json
 import shutil
 import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 import ray
+import yaml
+from PIL import Image
 from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE, create_package
-from ray_nodes import RayNodes
+from ray_nodes import RayNodes, free_port
 
 from dermo_ray import checkpoints
 from dermo_ray.data.manifest import read_manifest
 from dermo_ray.errors import UserError
+from dermo_ray.metrics import METRICS
 from jobs.cluster import ray_session
+from jobs.ports import check_port
 
 ROOT = Path(__file__).parent.parent
+ENGINE = {"max_model_len": 256, "max_num_seqs": 32, "cpu_kv_cache_gib": 0.1}
+PATIENT = {"RAY_JOB_STOP_WAIT_TIME_S": "240"}
+"""Ray waits so long for a job that is stopped: until it has written its checkpoint, or answered its last request."""
+STARTING, STOPPING = 400.0, 300.0
+"""Seconds that a slow machine may take for it."""
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +126,195 @@ def test_preflight_asks_every_node_and_refuses_what_ray_would_remove(
     assert "which Ray removes with the job" in log
 
 
+def until(condition: Callable[[], object], cluster: RayNodes, job: str) -> None:
+    """Wait for `condition` while the job goes on."""
+    deadline = time.monotonic() + STARTING
+    while not condition():
+        assert cluster.status(job) in ("PENDING", "RUNNING"), cluster.logs(job)
+        assert time.monotonic() < deadline, cluster.logs(job)
+        time.sleep(3)
+
+
+def stop(cluster: RayNodes, job: str) -> str:
+    """Stop the job as a person would; its log."""
+    stopped = cluster.ray("job", "stop", job, timeout=STOPPING)
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    assert cluster.wait(job) == "STOPPED"
+    return cluster.logs(job)
+
+
+def by_hand(cluster: RayNodes, *arguments: object) -> "subprocess.CompletedProcess[str]":
+    """Call a job in a terminal on a machine of the cluster."""
+    return subprocess.run(
+        [sys.executable, "-m", *map(str, arguments)],
+        cwd=ROOT,
+        env=cluster.environment,
+        capture_output=True,
+        text=True,
+        timeout=STARTING,
+    )
+
+
+def updates(run: Path) -> list[int]:
+    """The updates that have metrics."""
+    if not (run / METRICS).exists():
+        return []
+    *lines, _ = (run / METRICS).read_text().split("\n")  # the last one may be under way
+    return [json.loads(line)["step"] for line in lines]
+
+
+def workers(shown: str, pool: str) -> list[tuple[str, int]]:
+    """State and calls answered of each worker of a pool, from what jobs.scale shows."""
+    rows = [[cell.strip() for cell in line.split("\N{BOX DRAWINGS LIGHT VERTICAL}")] for line in shown.splitlines()]
+    return [(row[3], int(row[7])) for row in rows if len(row) > 7 and row[2].startswith(f"{pool} worker ")]
+
+
+@pytest.mark.slow
+def test_a_submitted_run_is_scaled_while_it_goes_on_and_stops_with_a_checkpoint_and_goes_on_to_its_end(
+    cluster: RayNodes, folder: Path, data: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    label = "ray.io/node-group"
+    settings = {
+        "run": str(run),
+        "data": str(data),
+        "model": {"path": str(tiny_model)},
+        "lora": {"rank": 8, "alpha": 16},
+        "batch_groups": 4,
+        "max_staleness": 1,
+        "preemption_deadline": 120,
+        "checkpoint_every": 1_000_000,  # the last update's alone, and that of SIGTERM
+        "rollout": {
+            "cpus_per_worker": 0.4, "node_labels": {label: "rollout"}, "group_size": 4, "max_tokens": 40,
+            "max_concurrent": 8, "engine": ENGINE,
+        },
+        "rewards": {"cpus_per_worker": 0.1},
+        "learner": {"cpus_per_worker": 0.4, "node_labels": {label: "learner"}},
+    }  # fmt: skip
+    (folder / "mine.yaml").write_text(yaml.safe_dump(settings))  # it travels with the job
+    job = ("python", "-m", "jobs.mavic", "mine.yaml")
+    cluster.submit(*job, "steps=100000", folder=folder, name="mavic", environment=PATIENT)
+    until(lambda: len(updates(run)) >= 2, cluster, "mavic")
+
+    scaled = by_hand(cluster, "jobs.scale", run, "rollout=2", "timeout=90")
+    assert scaled.returncode == 0, scaled.stderr
+    assert "rollout (2" in scaled.stdout
+
+    def both_sample() -> bool:
+        states = workers(by_hand(cluster, "jobs.scale", run).stdout, "rollout")
+        return len(states) == 2 and all(state == "ready" and answered > 0 for state, answered in states)
+
+    until(both_sample, cluster, "mavic")
+    cluster.submit("python", "-m", "jobs.scale", run, "rollout=1", "--drain", "timeout=90", folder=folder, name="scale")
+    assert cluster.wait("scale") == "SUCCEEDED", cluster.logs("scale")
+    assert "rollout (1" in cluster.logs("scale")
+
+    assert checkpoints.latest(run / "checkpoints") is None
+    log = stop(cluster, "mavic")
+    assert "SIGTERM: a last checkpoint is written, within 120 s" in log
+    latest = checkpoints.latest(run / "checkpoints")
+    assert latest is not None, log
+    done = checkpoints.read_state(latest)["step"]
+    assert done >= 2
+    assert f"stopped after update {done}; the same command goes on from update {done}" in log
+    gone = by_hand(cluster, "jobs.scale", run)
+    assert (gone.returncode, "has no live run" in gone.stderr) == (2, True)
+
+    cluster.submit(*job, f"steps={done + 3}", folder=folder, name="mavic-again", environment=PATIENT)
+    assert cluster.wait("mavic-again", timeout=STARTING) == "SUCCEEDED", cluster.logs("mavic-again")
+    latest = checkpoints.latest(run / "checkpoints")
+    assert latest is not None
+    assert checkpoints.read_state(latest)["step"] == done + 3
+    assert updates(run) == list(range(1, done + 4))
+    ledger = by_hand(cluster, "jobs.view", "ledger", run)
+    assert (ledger.returncode, ledger.stderr) == (0, "")
+    assert ledger.stdout.startswith(f"{done + 3} updates, ")
+    assert ledger.stdout.rstrip().endswith("1 resumes, 0 groups undone: every prompt once")
+
+
+@pytest.mark.slow
+def test_a_concept_model_that_was_stopped_is_trained_to_its_end(
+    cluster: RayNodes, folder: Path, data: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    job = [
+        "python", "-m", "jobs.concepts", f"run={run}", f"data={data}", "pool.workers=2", "batch_size=8",
+        "encoder.size=48", "encoder.widths=[8,16]", "encoder.depths=[1,1]", "validation.every=1000000",
+    ]  # fmt: skip
+    cluster.submit(*job, "steps=1000000", folder=folder, name="concepts", environment=PATIENT)
+    until(lambda: len(updates(run)) >= 2, cluster, "concepts")
+    log = stop(cluster, "concepts")
+    latest = checkpoints.latest(run / "checkpoints")
+    assert latest is not None, log
+    done = checkpoints.read_state(latest)["step"]
+    cluster.submit(*job, f"steps={done + 3}", folder=folder, name="concepts-again")
+    assert cluster.wait("concepts-again", timeout=STARTING) == "SUCCEEDED", cluster.logs("concepts-again")
+    assert updates(run) == list(range(1, done + 4))
+    assert "images of the test split" in cluster.logs("concepts-again")
+
+
+@pytest.mark.slow
+def test_a_submitted_evaluation_measures_reward_and_benchmark(
+    cluster: RayNodes, folder: Path, data: Path, trained_run: Path, tmp_path: Path
+) -> None:
+    run, out = tmp_path / "run", tmp_path / "bench"
+    shutil.copytree(trained_run, run, symlinks=True)
+    engine = ENGINE | {"max_model_len": 4096, "cpu_kv_cache_gib": 0.2}
+    settings = {
+        "run": str(run),
+        "data": str(data),
+        "prompts": 2,
+        "rollout": {"group_size": 2, "max_tokens": 16, "engine": engine},
+        "bench": {
+            "out": str(out), "cache": str(tmp_path / "cache.sqlite"), "items": {"prepared": str(data), "limit": 1},
+            "tasks": ["t2.1"], "methods": ["greedy"], "policies": [{"name": "mavic", "run": str(run)}],
+            "max_tokens": {"choice": 4, "open": 4}, "engine": engine, "resamples": 100,
+        },
+    }  # fmt: skip
+    (folder / "mine.yaml").write_text(yaml.safe_dump(settings))
+    cluster.submit("python", "-m", "jobs.evaluate", "mine.yaml", folder=folder, name="evaluate")
+    assert cluster.wait("evaluate", timeout=STARTING) == "SUCCEEDED", cluster.logs("evaluate")
+    assert json.loads((run / "evaluation.json").read_text())
+    (policy,) = json.loads((out / "bench.json").read_text())["policies"]
+    assert policy["tasks"]["t2.1"]["methods"]["greedy"]["items"] == 1
+
+
+@pytest.mark.slow
+def test_a_submitted_service_answers_until_it_is_stopped_and_then_its_port_is_free(
+    cluster: RayNodes, folder: Path, trained_run: Path, tmp_path: Path
+) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    settings = [
+        f"run={trained_run}", f"port={port}", f"live.store={tmp_path / 'served'}", "name=tiny",
+        *(f"engine.{name}={value}" for name, value in (ENGINE | {"max_num_seqs": 2}).items()),
+    ]  # fmt: skip
+    cluster.submit("python", "-m", "jobs.serve", *settings, folder=folder, name="serve", environment=PATIENT)
+
+    def ready() -> bool:
+        try:
+            return httpx.get(f"{url}/readyz", timeout=5).is_success
+        except httpx.TransportError:
+            return False
+
+    until(ready, cluster, "serve")
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), "tan").save(file, "PNG")
+    picture = {"url": f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"}
+    content = [{"type": "image_url", "image_url": picture}, {"type": "text", "text": "clinical: diagnose"}]
+    body = {"model": "tiny", "max_tokens": 8, "messages": [{"role": "user", "content": content}]}
+    answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60)
+    assert answer.is_success, answer.text
+    assert answer.json()["system_fingerprint"] == "tiny@step_000007/v7"
+    log = stop(cluster, "serve")
+    assert f"serving tiny at {url}/v1" in log
+    assert "finishing the requests under way" in log
+    check_port("127.0.0.1", port)
+    actors = cluster.ray("list", "actors", "--filter", "state=ALIVE", "--format", "json").stdout
+    assert "ServeController" not in actors
+    assert "ServeReplica" not in actors
+
+
 @pytest.mark.slow
 def test_a_stopped_job_goes_on_when_it_is_submitted_again(
     cluster: RayNodes, folder: Path, data: Path, tiny_model: Path, tmp_path: Path
@@ -123,18 +325,13 @@ def test_a_stopped_job_goes_on_when_it_is_submitted_again(
         "batch_size=4", "max_length=1024", "validation.every=0", "checkpoint_every=5",
     ]  # fmt: skip
     cluster.submit(*settings, "steps=100000", folder=folder, name="first")
-    deadline = time.monotonic() + 180
-    while checkpoints.latest(run / "checkpoints") is None:
-        assert cluster.status("first") in ("PENDING", "RUNNING"), cluster.logs("first")
-        assert time.monotonic() < deadline, cluster.logs("first")
-        time.sleep(1)
-    assert cluster.ray("job", "stop", "first").returncode == 0
-    assert cluster.wait("first") == "STOPPED"
+    until(lambda: checkpoints.latest(run / "checkpoints") is not None, cluster, "first")
+    stop(cluster, "first")
     latest = checkpoints.latest(run / "checkpoints")
     assert latest is not None
     done = checkpoints.read_state(latest)["step"]
     cluster.submit(*settings, f"steps={done + 5}", folder=folder, name="second")
-    assert cluster.wait("second", timeout=180) == "SUCCEEDED", cluster.logs("second")
+    assert cluster.wait("second", timeout=STARTING) == "SUCCEEDED", cluster.logs("second")
     assert f"sft: {done:,} of {done + 5:,} steps" in cluster.logs("second")
     latest = checkpoints.latest(run / "checkpoints")
     assert latest is not None
@@ -154,7 +351,7 @@ def test_preflight_called_by_hand_on_a_node_looks_at_the_cluster_and_says_where_
             env=cluster.environment | {"RAY_ADDRESS": address} | environment,
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=STARTING,
         )
         return called.returncode, called.stdout, [li for li in called.stderr.splitlines() if li.startswith("error: ")]
 

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,7 +23,7 @@ from dermo_ray.metrics import METRICS
 from dermo_ray.models.concepts import ConceptScorer
 from dermo_ray.models.concepts.data import ConceptSamples
 from dermo_ray.report.metrics import read_metrics
-from jobs import concepts, prepare
+from jobs import concepts, prepare, training
 
 STEPS = 6
 
@@ -121,11 +123,36 @@ def test_a_resumed_run_ends_with_the_weights_of_one_never_stopped(straight, sett
     (config.run / "checkpoints" / "latest").unlink()
     (config.run / "checkpoints" / "latest").symlink_to(checkpoints.step_name(3))
     concepts.run(config)
+    assert_same_end(config, straight)
+
+
+def assert_same_end(config: ConceptsConfig, straight: ConceptsConfig) -> None:
     saved = [torch.load(newest(c) / "learner" / "learner.pt")["model"] for c in (straight, config)]
     assert max(float((saved[0][name] - saved[1][name]).abs().max()) for name in saved[0]) < 1e-5
     assert checkpoints.read_state(newest(config)) == pytest.approx(checkpoints.read_state(newest(straight)))
     steps = [json.loads(line)["step"] for line in (config.run / METRICS).read_text().splitlines()]
     assert steps == list(range(1, STEPS + 1))
+
+
+@pytest.mark.slow
+def test_a_run_stopped_between_validations_goes_on_from_there_to_the_same_end(straight, settings, monkeypatch, capsys):
+    config, stoppable = settings("stopped between"), training.stoppable
+
+    @contextmanager
+    def stopped_at_once(run: Path) -> Iterator[Path]:
+        with stoppable(run) as asked:
+            asked.touch()  # as SIGTERM would
+            yield asked
+
+    monkeypatch.setattr(training, "stoppable", stopped_at_once)
+    with pytest.raises(SystemExit) as exited:
+        concepts.run(config)
+    monkeypatch.undo()
+    assert (exited.value.code, "stopped with a checkpoint" in capsys.readouterr().err) == (0, True)
+    assert checkpoints.read_state(newest(config))["step"] == 1
+    assert ConceptScorer.of(newest(config) / "model")
+    concepts.run(config)
+    assert_same_end(config, straight)
 
 
 def test_a_finished_run_is_measured_again_and_not_trained(straight, capsys):

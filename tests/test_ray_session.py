@@ -29,7 +29,10 @@ def test_an_address_at_which_nobody_listens_is_named_within_seconds(
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", nobody)
     began = time.monotonic()
-    with pytest.raises(UserError, match=f"no Ray cluster lets this job in at RAY_ADDRESS={nobody}: start it"), ray_session():
+    with (
+        pytest.raises(UserError, match=f"no Ray cluster lets this job in at RAY_ADDRESS={nobody}: start it"),
+        ray_session(),
+    ):
         pass
     assert time.monotonic() - began < 20
 
