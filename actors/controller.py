@@ -215,7 +215,7 @@ class RunController:
             return
         async with self._change:
             self._queue.finish(scored, self._teaches_nothing(scored))
-            self._accounts.resize("ready", len(self._queue.ready))
+            self._accounts.resize("ready", self._queue.waiting)
             self._change.notify_all()
 
     def _teaches_nothing(self, scored: ScoredGroup) -> bool:
@@ -298,7 +298,7 @@ class RunController:
             taken = None
             while self._stop_reason is None and (taken := self._queue.batch()) is None:
                 await self._change.wait()
-        self._accounts.resize("ready", len(self._queue.ready))
+        self._accounts.resize("ready", self._queue.waiting)
         self._accounts.learner_waits("bookkeeping")
         return taken
 

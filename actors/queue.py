@@ -48,8 +48,13 @@ class GroupQueue:
         return len(self._running)
 
     @property
+    def waiting(self) -> int:
+        """Scored groups that wait for their update."""
+        return len(self._ready)
+
+    @property
     def ready(self) -> list[ScoredGroup]:
-        """Scored groups that wait for their update, in order."""
+        """Those that wait, in order."""
         return [self._ready[index] for index in sorted(self._ready)]
 
     @property
