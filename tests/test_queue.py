@@ -22,6 +22,7 @@ def test_batches_are_made_in_the_order_of_admission_however_groups_end() -> None
     for index in (1, 2, 3):
         finish(queue, index)
     assert queue.batch() is None
+    assert (queue.waiting, queue.running) == (3, 2)
     finish(queue, 0)
     assert indices(queue.batch()) == [0, 1]
     assert indices(queue.batch()) == [2, 3]
