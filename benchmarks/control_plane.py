@@ -48,8 +48,8 @@ WORKERS, PER_PROCESS, SLOTS = (32, 512, 1024), 128, 4
 ROUNDS = 8
 """Groups that each place of a worker takes, the first and the last two not measured."""
 STALENESS = 4 * ROUNDS
-"""Updates that a completion may be old: so many that workers never wait for the slowest group, which a tight bound makes
-them do; what is measured is the controller."""
+"""Updates that a completion may be old: so many that no worker ever waits for the slowest group, which a tight bound
+would make it do. What is measured is the controller."""
 MEDIAN = 20.0
 """Seconds of the median group: 8 completions of some hundred tokens on an 8-billion-parameter policy."""
 
