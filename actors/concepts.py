@@ -211,7 +211,7 @@ class ConceptRank:
 
     def _newest(self) -> ConceptModel:
         """A copy of the model as it is now, laid out as files have it."""
-        return deepcopy(self._model).to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload, no-any-return]
+        return deepcopy(self._model).to("cpu", memory_format=torch.contiguous_format)
 
     @torch.no_grad()
     def _predict(self, model: ConceptModel, samples: ConceptSamples) -> Logits:
