@@ -50,8 +50,6 @@ SHIFT: dict[str, Any] = {
         for place, name in enumerate(sorted(d.name for d in DIAGNOSES.values() if d.modality == "dermoscopic"))
     },
 }
-
-
 EXPONENTS = ((0, 0), (1, 0), (0, 1), (2, 2), (4, 4))
 """Other alphas and betas that are tried on the same votes."""
 TEMPERATURES = (0.5, 2.0)
@@ -116,8 +114,9 @@ def answers_of(
 def adapted_to_the_stream(plain: Columns, responses: Sequence[Response], settings: BenchSettings) -> Columns:
     """The columns of CCT once its posteriors are corrected; what no rollout answered stays as it was."""
     steps = {response.item: response.steps[0] for response in responses if response.steps[0].answer is not None}
-    adapted = adapt([result_of(step) for step in steps.values()], settings.cct).results
-    return _answered_by(plain, dict(zip(steps, adapted, strict=True)))
+    answered = [item.id for item in plain.items if item.id in steps]
+    adapted = adapt([result_of(steps[item]) for item in answered], settings.cct).results
+    return _answered_by(plain, dict(zip(answered, adapted, strict=True)))
 
 
 def _answered_by(plain: Columns, results: Mapping[str, CCTResult]) -> Columns:

@@ -64,13 +64,10 @@ def run(config: ConceptsConfig) -> None:
                 preflight.ensure("concepts", config)
                 assignment = Assignment(config, steps, progress, checkpoint)
                 with (
+                    training.stoppable(config.run),
                     training.progress("concepts", config.run / METRICS, progress.step, steps),
-                    training.stoppable(config.run) as asked,
                 ):
                     training.fit(lambda: train_rank(assignment), config.pool, config.run)
-                    stopped = asked.exists()
-                if stopped:
-                    training.say_stopped()
         measures = _measure(config)
     print(f"{config.run}: {_summary(measures)}")
 

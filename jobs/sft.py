@@ -41,13 +41,10 @@ def run(config: SftConfig) -> None:
             with ray_session():
                 preflight.ensure("sft", config)
                 with (
+                    training.stoppable(config.run),
                     training.progress("sft", config.run / METRICS, done, steps),
-                    training.stoppable(config.run) as asked,
                 ):
                     _train(config, done, steps, checkpoint)
-                    stopped = asked.exists()
-                if stopped:
-                    training.say_stopped()
         print(f"{config.run}: {max(done, steps):,} updates done, {size:,} conversations an epoch")
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from ray import cloudpickle
 from ray.train import WorkerGroupError
@@ -67,21 +67,23 @@ def fit(train_rank: Callable[[], None], pool: PoolSettings, run: Path) -> None:
 
 @contextmanager
 def stoppable(run: Path) -> Iterator[Path]:
-    """SIGTERM reaches the ranks, during the body of a `with`, as a file of `run`, which all nodes share."""
+    """SIGTERM reaches the ranks, during the body of a `with`, as a file of `run`, which all nodes share.
+
+    After a body that ended so the process exits with status 0: whatever job runs this one, such as the demo, was meant
+    too.
+    """
     asked = run / STOP
     asked.unlink(missing_ok=True)  # a run that was killed may have left it
     before = signal.signal(signal.SIGTERM, lambda *_: asked.touch())
     try:
         yield asked
+        stopped = asked.exists()
     finally:
         signal.signal(signal.SIGTERM, before)
         asked.unlink(missing_ok=True)
-
-
-def say_stopped() -> NoReturn:
-    """Say that SIGTERM ended the run, and exit; whatever other job, such as the demo, runs this one was meant too."""
-    print("SIGTERM: stopped with a checkpoint, from which the same command goes on", file=sys.stderr)
-    sys.exit(0)
+    if stopped:
+        print("SIGTERM: stopped with a checkpoint, from which the same command goes on", file=sys.stderr)
+        sys.exit(0)
 
 
 def resumed_state(config: SftConfig | ConceptsConfig, checkpoint: Path | None) -> dict[str, Any] | None:
