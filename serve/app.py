@@ -29,6 +29,11 @@ _HEALTH_CHECK = 2.0
 """Seconds between two looks at whether a replica is well."""
 _LIGHT = {"num_cpus": 0}
 """What ingress and manager reserve: they wait for others most of the time."""
+_ONE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}
+"""Ray Serve's own loops and ours in one: nothing here blocks it, and each message between threads has its price.
+
+<https://docs.ray.io/en/latest/serve/advanced-guides/performance.html>
+"""
 
 
 def application(config: ServeConfig, checkpoint: Checkpoint) -> Application:
@@ -65,8 +70,9 @@ def application(config: ServeConfig, checkpoint: Checkpoint) -> Application:
             "num_gpus": pool.gpus_per_worker,
             "accelerator_type": pool.accelerator_type,
             **({"label_selector": pool.node_labels} if pool.node_labels else {}),
-            "runtime_env": {"env_vars": worker_environment(pool)},
+            "runtime_env": {"env_vars": worker_environment(pool) | _ONE_LOOP},
         },
+        logging_config={"enable_access_log": False},  # the ingress has a line for each request already
     )(Policy).bind(config, checkpoint, manager)
     most = 2 * (config.max_queued + config.engine.max_num_seqs * (pool.max_workers or pool.workers))
     ingress = serve.deployment(
@@ -76,7 +82,7 @@ def application(config: ServeConfig, checkpoint: Checkpoint) -> Application:
         health_check_period_s=_HEALTH_CHECK,
         graceful_shutdown_timeout_s=config.drain_timeout,
         graceful_shutdown_wait_loop_s=_DRAIN_CHECK,
-        ray_actor_options=_LIGHT,
+        ray_actor_options=_LIGHT | {"runtime_env": {"env_vars": _ONE_LOOP}},
     )(Ingress)
     return ingress.bind(config, policy, manager)
 
