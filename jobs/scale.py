@@ -38,7 +38,7 @@ def scale(config: ScaleConfig) -> RunState:
     if not config.run.is_dir():
         raise UserError(f"no such run directory: {config.run}")
     if not address.is_file():
-        raise UserError(f"{config.run} has no live run: only runs that are going on can be scaled")
+        raise UserError(f"{config.run} has no live run: only runs whose pools are open can be scaled")
     cluster, name = address.read_text().splitlines()  # the driver may know the run directory by another path
     with ray_session(address=cluster):
         return asyncio.run(_scale(config, name))

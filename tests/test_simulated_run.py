@@ -109,7 +109,7 @@ def test_a_live_run_is_scaled_stopped_killed_and_gone_on_with(tmp_path: Path) ->
 def test_scaling_what_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such run directory"):
         scale(ScaleConfig(run=tmp_path / "absent"))
-    with pytest.raises(UserError, match="has no live run: only runs that are going on can be scaled"):
+    with pytest.raises(UserError, match="has no live run: only runs whose pools are open can be scaled"):
         scale(ScaleConfig(run=tmp_path))
     (tmp_path / "ray_address").write_text(f"{ray.get_runtime_context().gcs_address}\ndesk of nobody\n")
     with pytest.raises(UserError, match="has no live run on this cluster"):
