@@ -4,8 +4,8 @@ RUN is the folder of a demo (`data`, `mavic` and the model it started from), one
 with stronger lighting and blur, darker skin and other frequencies of diagnoses than any of training's; every RUN's
 policy answers them greedily, by a majority vote of as many samples, by CCT, and by CCT that stops early. Beside these
 stands CCT adapted to the stream: the answers of CCT with their posteriors corrected for the labels' frequencies, which
-are estimated from the images without their labels (`cct.adaptation.prior_shift`); and, from the same votes, what
-other weightings and temperatures would have answered.
+are estimated from the images without their labels (`cct.adaptation.prior_shift`); from the same votes, what other
+weightings and temperatures would have answered; and CCT over more views with one sample of each.
 `--held-out` takes RUN's own held-out images instead, without a shift, with `--sources ham10000` those of that data set
 alone. Writes `benchmarks/results/cct.json`, `cct_held_out.json` or `cct_held_out_ham10000.json`: for each run and over
 all of them accuracy, calibration, selective accuracy, tokens, and the paired differences.
@@ -27,6 +27,7 @@ from dermo_ray.bench.responses import Response
 from dermo_ray.bench.stream import result_of
 from dermo_ray.cct import CCTResult, Rollout, adapt, aggregate, by_taxonomy
 from dermo_ray.config.bench import BenchSettings, Method
+from dermo_ray.config.cct import CCTConfig
 from dermo_ray.config.prepare import PrepareConfig
 from dermo_ray.phantom import DIAGNOSES
 from dermo_ray.taxonomy import Taxonomy, fold_label
@@ -54,6 +55,12 @@ EXPONENTS = ((0, 0), (1, 0), (0, 1), (2, 2), (4, 4))
 """Other alphas and betas that are tried on the same votes."""
 TEMPERATURES = (0.5, 2.0)
 """Others than 1 of the posteriors, before they are adapted to the stream."""
+_MANY = ("identity", "flip_horizontal", "quarter_turn_left", "half_turn", "flip_vertical", "quarter_turn_right")
+MANY_VIEWS: dict[str, Any] = {
+    "views": {"clinical": (*_MANY, "light_crop"), "dermoscopic": (*_MANY, "light_crop")},
+    "samples_per_view": 1,
+}
+"""Another plan that is tried, of one rollout less: every view that is on for either modality, and the other turns."""
 
 
 def shifted_phantoms(seed: int) -> Path:
@@ -96,6 +103,12 @@ def settings_for(run: Path, prepared: Path, name: str, sources: Sequence[str] | 
             "engine": {"max_model_len": 256, "max_num_seqs": 256, "cpu_kv_cache_gib": 0.5},
         }
     )
+
+
+def over_many_views(settings: BenchSettings) -> BenchSettings:
+    """The same questions under the other plan; what both plans ask is in the cache."""
+    cct = CCTConfig.model_validate(settings.cct.model_dump() | MANY_VIEWS)
+    return settings.model_copy(update={"cct": cct, "out": settings.out.with_name(f"{settings.out.name}-many-views")})
 
 
 def answers_of(
@@ -237,7 +250,9 @@ def main() -> None:
             responses, answers = answers_of(settings, taxonomy)
             by_run.append((responses, answers))
             adapted.append(adapted_to_the_stream(answers["cct"], responses["cct"], settings))
-            tried.append(others_tried(answers["cct"], responses["cct"], settings, taxonomy))
+            others = others_tried(answers["cct"], responses["cct"], settings, taxonomy)
+            _, of_many_views = answers_of(over_many_views(settings), taxonomy)
+            tried.append(others | {"seven views, one sample each": of_many_views["cct"]})
     methods = by_run[0][0].keys()
     together = {method: pooled([answers[method] for _, answers in by_run]) for method in methods}
     every = {method: [response for given, _ in by_run for response in given[method]] for method in methods}

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from benchmarks import bookkeeping
-from benchmarks.cct import command, figures, result_name, reweighted, settings_for
+from benchmarks.cct import command, figures, over_many_views, result_name, reweighted, settings_for
 from benchmarks.page import page
 from benchmarks.rows import SECTIONS
 from dermo_ray.bench.columns import Columns, columns
 from dermo_ray.bench.responses import Response, Vote
+from dermo_ray.cct import plan
 from dermo_ray.config.bench import Method
 from dermo_ray.taxonomy import Taxonomy
 from tests.bench_cases import choice_item, lettered, response
@@ -51,6 +52,16 @@ def test_the_benchmark_asks_about_the_sources_it_is_told_to(run: str) -> None:
     assert settings.items.sources == ["ham10000"]
     assert settings.policies[0].run == Path(run).absolute() / "mavic"
     assert settings_for(Path(run), Path(run) / "data", "held-out").items.sources is None
+
+
+def test_the_plan_of_more_views_costs_no_more_than_the_default_one() -> None:
+    usual = settings_for(Path("run"), Path("run/data"), "shifted")
+    other = over_many_views(usual)
+    assert other.out != usual.out
+    assert other.cache == usual.cache
+    for modality in ("clinical", "dermoscopic"):
+        rollouts, usually = len(plan(other.cct, modality, 0)), len(plan(usual.cct, modality, 0))
+        assert (rollouts, usually) == (7, 8)
 
 
 def test_the_page_says_what_cct_is_worth_beside_what_is_wanted() -> None:
