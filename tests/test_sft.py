@@ -204,10 +204,20 @@ def test_an_adapter_is_trained_alone_and_opens_in_peft(settings, tiny_model):
     load_processor(checkpoint / "model")
 
 
-def test_a_conversation_that_is_too_long_is_named_on_one_line(settings):
-    config = settings("long", max_length=20, pool={"workers": 1})
-    with pytest.raises(UserError, match=r"^conversation morph_reasoning_\S+ has \d+ tokens and max_length is 20: .*$"):
-        sft.run(config)
+TOO_LONG = r"^conversation morph_reasoning_\S+ has \d+ tokens and max_length is 20: .*$"
+
+
+def test_a_conversation_that_is_too_long_is_named_on_one_line(data, tiny_model):
+    conversations = Conversations(data, "train")
+    chosen = [c for c in map(conversations.__getitem__, range(len(conversations))) if c.format == "morph_reasoning"]
+    with pytest.raises(UserError, match=TOO_LONG):
+        encode(load_processor(tiny_model), chosen, token_budget=300, max_length=20, formats=FORMATS)
+
+
+@pytest.mark.slow
+def test_what_a_rank_finds_too_long_ends_the_job_with_that_line(settings):
+    with pytest.raises(UserError, match=TOO_LONG):
+        sft.run(settings("long", max_length=20, pool={"workers": 1}))
 
 
 def test_more_resources_than_the_cluster_has_are_refused_with_both_numbers(settings):

@@ -194,9 +194,10 @@ def test_an_engine_that_fails_or_is_late_in_a_transfer_is_named(ray_cluster: Non
             if seconds:
                 raise RuntimeError("no such weight: lm_head")
 
-    engines = Engines({f"rollout worker {n}": Worker.remote() for n in (1, 2)}, 1, timeout=2.0)
-    engines.ask("receive", lambda number: (0.0,))
+    workers = {f"rollout worker {n}": Worker.remote() for n in (1, 2)}
+    patient = Engines(workers, 1, timeout=60.0)  # actors take a while to start
+    patient.ask("receive", lambda number: (0.0,))
     with pytest.raises(TransferError, match=r"^rollout worker 2 failed in receive: .*no such weight: lm_head"):
-        engines.ask("receive", lambda number: (0.1 * number,))
+        patient.ask("receive", lambda number: (0.1 * number,))
     with pytest.raises(TransferError, match=r"^rollout worker 2 did not answer receive within 2 s"):
-        engines.ask("receive", lambda number: (60.0 * number,))
+        Engines(workers, 1, timeout=2.0).ask("receive", lambda number: (60.0 * number,))
