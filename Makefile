@@ -59,7 +59,7 @@ dist: setup
 # Names and versions of everything, for every platform, without addresses.
 lock: setup
 	for variant in cpu gpu; do $(UV) pip compile pyproject.toml --extra $$variant --extra dev --universal \
-	  --python-version 3.11 --no-annotate --no-header --no-emit-index-url --quiet -o requirements/$$variant.txt; done
+	  --python-version 3.11 --no-annotate --no-header --quiet -o requirements/$$variant.txt; done
 
 clean:
 	rm -rf .venv

@@ -55,11 +55,11 @@ EXPONENTS = ((0, 0), (1, 0), (0, 1), (2, 2), (4, 4))
 """Other alphas and betas that are tried on the same votes."""
 TEMPERATURES = (0.5, 2.0)
 """Others than 1 of the posteriors, before they are adapted to the stream."""
-_MANY = ("identity", "flip_horizontal", "quarter_turn_left", "half_turn", "flip_vertical", "quarter_turn_right")
-MANY_VIEWS: dict[str, Any] = {
-    "views": {"clinical": (*_MANY, "light_crop"), "dermoscopic": (*_MANY, "light_crop")},
-    "samples_per_view": 1,
-}
+_VIEWS = (
+    "identity", "light_crop", "half_turn",
+    "flip_horizontal", "flip_vertical", "quarter_turn_left", "quarter_turn_right",
+)  # fmt: skip
+MANY_VIEWS: dict[str, Any] = {"views": {"clinical": _VIEWS, "dermoscopic": _VIEWS}, "samples_per_view": 1}
 """Another plan that is tried, of one rollout less: every view that is on for either modality, and the other turns."""
 
 
@@ -106,9 +106,10 @@ def settings_for(run: Path, prepared: Path, name: str, sources: Sequence[str] | 
 
 
 def over_many_views(settings: BenchSettings) -> BenchSettings:
-    """The same questions under the other plan; what both plans ask is in the cache."""
+    """The same questions under the other plan, by the methods that settings with CCT must name."""
     cct = CCTConfig.model_validate(settings.cct.model_dump() | MANY_VIEWS)
-    return settings.model_copy(update={"cct": cct, "out": settings.out.with_name(f"{settings.out.name}-many-views")})
+    out = settings.out.with_name(f"{settings.out.name}-many-views")
+    return settings.model_copy(update={"cct": cct, "out": out, "methods": ("greedy", "majority", "cct")})
 
 
 def answers_of(

@@ -66,7 +66,7 @@ def fit(train_rank: Callable[[], None], pool: PoolSettings, run: Path) -> None:
 
 
 @contextmanager
-def stoppable(run: Path) -> Iterator[Path]:
+def stoppable(run: Path) -> Iterator[None]:
     """SIGTERM reaches the ranks, during the body of a `with`, as a file of `run`, which all nodes share.
 
     After a body that ended so the process exits with status 0: whatever job runs this one, such as the demo, was meant
@@ -76,7 +76,7 @@ def stoppable(run: Path) -> Iterator[Path]:
     asked.unlink(missing_ok=True)  # a run that was killed may have left it
     before = signal.signal(signal.SIGTERM, lambda *_: asked.touch())
     try:
-        yield asked
+        yield
         stopped = asked.exists()
     finally:
         signal.signal(signal.SIGTERM, before)

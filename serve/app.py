@@ -30,7 +30,7 @@ _HEALTH_CHECK = 2.0
 _LIGHT = {"num_cpus": 0}
 """What ingress and manager reserve: they wait for others most of the time."""
 _ONE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}
-"""Ray Serve's own loops and ours in one: nothing here blocks it, and each message between threads has its price.
+"""Ray Serve's own loops and ours in one: no request blocks it, and each message between threads has its price.
 
 <https://docs.ray.io/en/latest/serve/advanced-guides/performance.html>
 """

@@ -13,7 +13,7 @@ from benchmarks.rows import SECTIONS
 from dermo_ray.bench.columns import Columns, columns
 from dermo_ray.bench.responses import Response, Vote
 from dermo_ray.cct import plan
-from dermo_ray.config.bench import Method
+from dermo_ray.config.bench import BenchSettings, Method
 from dermo_ray.taxonomy import Taxonomy
 from tests.bench_cases import choice_item, lettered, response
 
@@ -59,6 +59,7 @@ def test_the_plan_of_more_views_costs_no_more_than_the_default_one() -> None:
     other = over_many_views(usual)
     assert other.out != usual.out
     assert other.cache == usual.cache
+    assert BenchSettings.model_validate(other.model_dump()) == other
     for modality in ("clinical", "dermoscopic"):
         rollouts, usually = len(plan(other.cct, modality, 0)), len(plan(usual.cct, modality, 0))
         assert (rollouts, usually) == (7, 8)

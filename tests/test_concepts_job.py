@@ -23,6 +23,7 @@ from dermo_ray.metrics import METRICS
 from dermo_ray.models.concepts import ConceptScorer
 from dermo_ray.models.concepts.data import ConceptSamples
 from dermo_ray.report.metrics import read_metrics
+from dermo_ray.run_directory import STOP
 from jobs import concepts, prepare, training
 
 STEPS = 6
@@ -139,10 +140,10 @@ def test_a_run_stopped_between_validations_goes_on_from_there_to_the_same_end(st
     config, stoppable = settings("stopped between"), training.stoppable
 
     @contextmanager
-    def stopped_at_once(run: Path) -> Iterator[Path]:
-        with stoppable(run) as asked:
-            asked.touch()  # as SIGTERM would
-            yield asked
+    def stopped_at_once(run: Path) -> Iterator[None]:
+        with stoppable(run):
+            (run / STOP).touch()  # as SIGTERM would
+            yield
 
     monkeypatch.setattr(training, "stoppable", stopped_at_once)
     with pytest.raises(SystemExit) as exited:
