@@ -144,8 +144,9 @@ def test_a_stream_adds_up_to_the_answer_and_every_chunk_carries_the_version(
     assert {(chunk.system_fingerprint, chunk.model) for chunk in chunks} == {(FINGERPRINT, "tiny@step_000007")}
     text = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
     assert text == whole.choices[0].message.content
-    assert chunks[-1].usage is not None
-    assert chunks[-1].usage.completion_tokens == LENGTH
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens > 0
+    assert chunks[-1].usage == whole.usage  # the model may end its answer before LENGTH
 
 
 def test_several_choices_come_with_the_log_probabilities_of_what_was_sampled(
