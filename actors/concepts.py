@@ -30,12 +30,13 @@ from dermo_ray.data.conversations import batch_indices, content_hash
 from dermo_ray.metrics import MetricsWriter
 from dermo_ray.models.concepts import load_concept_model
 from dermo_ray.models.concepts.calibration import calibrate, calibrations, mean_losses
-from dermo_ray.models.concepts.data import SYMMETRIES, ConceptSamples, pixel_batches
+from dermo_ray.models.concepts.data import ConceptSamples, pixel_batches
 from dermo_ray.models.concepts.encoders import new_model, new_processor
 from dermo_ray.models.concepts.losses import TrainingLoss, class_weights, prior_logits
 from dermo_ray.models.concepts.model import ConceptModel, Logits
 from dermo_ray.models.concepts.predictions import evaluation_split, write_predictions
 from dermo_ray.models.concepts.vocabulary import CONCEPTS, SCHEMAS
+from dermo_ray.models.symmetries import batch_symmetries
 from dermo_ray.morphology import Schema
 from dermo_ray.run_directory import CHECKPOINTS, STOP
 
@@ -148,9 +149,8 @@ class ConceptRank:
         """The rank's images of each update, turned at random."""
         plan = []
         for step in steps:
-            turns = np.random.default_rng((self._config.seed, step)).integers(SYMMETRIES, size=self._config.batch_size)
-            own = turns[self._rank :: self._ranks].tolist()
-            plan.append((self._own(self._batch(step)), own if self._config.augment else None))
+            turns = self._own(batch_symmetries(self._config.batch_size, self._config.seed, step))
+            plan.append((self._own(self._batch(step)), turns if self._config.augment else None))
         return pixel_batches(self._training.images, self._processor, plan, self._threads)
 
     def _batch(self, step: int) -> list[int]:

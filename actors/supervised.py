@@ -34,6 +34,7 @@ from dermo_ray.metrics import MetricsWriter
 from dermo_ray.models.chat import load_processor
 from dermo_ray.models.policy import load_policy, merge
 from dermo_ray.models.supervised import Lesson, Tally, TokenScorer, encode
+from dermo_ray.models.symmetries import batch_symmetries
 from dermo_ray.run_directory import CHECKPOINTS, STOP
 
 ItemT = TypeVar("ItemT")
@@ -161,15 +162,23 @@ class SupervisedRank:
 
     def _training_share(self, step: int) -> list[Lesson]:
         """The rank's share of the batch of update `step` (from 0)."""
-        return self._share(self._training, self._order(step))
+        indices, config = self._order(step), self._config
+        turns = batch_symmetries(len(indices), config.seed, step) if config.augment else None
+        return self._share(self._training, indices, turns)
 
-    def _share(self, data: Conversations, indices: Sequence[int]) -> list[Lesson]:
+    def _share(self, data: Conversations, indices: Sequence[int], turns: Sequence[int] | None = None) -> list[Lesson]:
         """The rank's share of the conversations at `indices`, in micro-batches."""
         conversations = [data[index] for index in indices]
         lengths = [conversation.characters for conversation in conversations]
-        own = [conversations[position] for position in deal(lengths, self._trainer.ranks)[self._trainer.rank]]
-        budget, longest = self._config.sharding.micro_batch_tokens, self._config.max_length
-        lessons = encode(self._processor, own or conversations[:1], budget, longest, self._formats)
+        own = deal(lengths, self._trainer.ranks)[self._trainer.rank]
+        lessons = encode(
+            self._processor,
+            [conversations[position] for position in own or [0]],
+            self._config.sharding.micro_batch_tokens,
+            self._config.max_length,
+            self._formats,
+            None if turns is None else [turns[position] for position in own or [0]],
+        )
         # the last few of a validation may be too few: a rank without one takes part with nothing to add
         return lessons if own else [lesson.untrained for lesson in lessons]
 

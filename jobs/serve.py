@@ -5,6 +5,7 @@ then finished first. Images go in as data URIs. Every answer says in `system_fin
 A newer checkpoint takes over while the service runs; `jobs.release` promotes, rolls back and pins by hand.
 """
 
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ from serve.checkpoints import resolve
 
 CONFIG = ServeConfig
 
+_PRIORITY = ("RAY_worker_niceness", "0")
+"""Ray runs workers at niceness 15 and its own processes at 0, which then interrupt the engine at every token."""
 _LOGGING = LoggingConfig(log_level="WARNING")
 _REQUESTS_LOGGED = LoggingConfig(log_level="INFO", enable_access_log=False)
 """Of the replicas: the line that the service itself writes for each request is at this level."""
@@ -57,6 +60,7 @@ def serving(config: ServeConfig) -> Iterator[str]:
     """
     checkpoint = resolve(config.run, config.checkpoint)
     check_port(config.host, config.port)
+    os.environ.setdefault(*_PRIORITY)  # read by a cluster that starts here
     with ray_session():
         preflight.ensure("serve", config, checkpoint.model)
         app = application(config, checkpoint)

@@ -40,7 +40,7 @@ from dermo_ray.errors import UserError
 from dermo_ray.models.concepts import ConceptModel, ConceptScorer, ImageConcepts
 from dermo_ray.models.concepts.agreement import best_agreement, expected_agreement
 from dermo_ray.models.concepts.calibration import calibrate, calibrations, ece, mean_losses
-from dermo_ray.models.concepts.data import NO_LABEL, SYMMETRIES, ConceptSamples, Targets, turned
+from dermo_ray.models.concepts.data import NO_LABEL, ConceptSamples, Targets
 from dermo_ray.models.concepts.encoders import new_model, new_processor
 from dermo_ray.models.concepts.losses import TrainingLoss, class_weights, concept_nll, diagnosis_nll, prior_logits
 from dermo_ray.models.concepts.measures import measure
@@ -491,13 +491,6 @@ def test_labels_and_schemas_are_those_that_occur_in_training() -> None:
     )
     assert samples.vocabulary() == {"skincon": ["Acne Vulgaris", "Rosacea"]}  # one label alone leaves no choice
     assert samples.annotated_schemas() == ["skincon"]
-
-
-def test_turns_and_flips_are_the_eight_symmetries_of_a_square() -> None:
-    image = Image.fromarray(np.arange(27, dtype=np.uint8).reshape(3, 3, 3))
-    seen = {np.asarray(turned(image, symmetry)).tobytes() for symmetry in range(SYMMETRIES)}
-    assert len(seen) == SYMMETRIES
-    assert turned(image, 0) is image
 
 
 # Calibration and measures

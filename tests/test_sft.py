@@ -22,6 +22,7 @@ from dermo_ray.errors import UserError
 from dermo_ray.metrics import METRICS
 from dermo_ray.models.chat import load_processor
 from dermo_ray.models.supervised import TokenScorer, encode
+from dermo_ray.models.symmetries import batch_symmetries
 from dermo_ray.report.metrics import read_metrics
 from jobs import prepare, sft
 
@@ -60,6 +61,7 @@ def settings(data, tiny_model, tmp_path_factory):
             "sharding": {"micro_batch_tokens": 400},
             "pool": {"workers": 2},
             "steps": STEPS,
+            "augment": True,
             "batch_size": 11,
             "validation": {"every": 0},
             "checkpoint_every": 2,
@@ -123,7 +125,8 @@ def test_the_reported_losses_are_those_of_one_process(straight, data, tiny_model
     processor = load_processor(tiny_model)
     model = TokenScorer(AutoModelForImageTextToText.from_pretrained(tiny_model))
     first = [conversations[index] for index in batch_indices(len(conversations), straight.batch_size, 0, 0)]
-    (lesson,) = encode(processor, first, token_budget=10**6, max_length=4096, formats=FORMATS)
+    turns = batch_symmetries(straight.batch_size, 0, 0)
+    (lesson,) = encode(processor, first, token_budget=10**6, max_length=4096, formats=FORMATS, symmetries=turns)
     with torch.no_grad():
         logprobs, hits = model(lesson.batch)
     reported = {name: series.values[0] for name, series in read_metrics(straight.run / METRICS).items()}

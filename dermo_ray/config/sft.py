@@ -48,6 +48,9 @@ class SftConfig(Settings):
     mixture: dict[str, Annotated[float, Field(gt=0)]] = Field(default={})
     """Weight of each format of conversations, by its name: formats come in these proportions, each in epochs of its
     own, and those without a weight not at all. Empty takes the conversations as they are."""
+    augment: bool = False
+    """Flip and turn the images of every training conversation by one of the eight symmetries of a square, a new one
+    every time. Not for texts that speak of left and right, or of where on the body."""
     max_length: int = Field(default=4096, ge=16)
     """Longest conversation in tokens, image tokens included; a longer one stops the run and is named."""
     checkpoint_every: int = Field(default=100, ge=1)

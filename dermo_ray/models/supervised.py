@@ -14,6 +14,7 @@ from dermo_ray.data.conversations import Conversation
 from dermo_ray.errors import UserError
 from dermo_ray.models.batches import VLMBatch, collate, encode_conversation, micro_batches, untrained
 from dermo_ray.models.policy import PolicyScorer
+from dermo_ray.models.symmetries import turned
 
 
 @dataclass(frozen=True)
@@ -85,16 +86,20 @@ def encode(
     token_budget: int,
     max_length: int,
     formats: Mapping[str, int],
+    symmetries: Sequence[int] | None = None,
 ) -> list[Lesson]:
     """Micro-batches that hold `conversations`, longest first, each of at most `token_budget` padded tokens.
 
-    `formats` numbers the formats. Raises `UserError` naming a conversation of more than `max_length` tokens, or one
-    whose `<image>` marks and images don't match in number.
+    `formats` numbers the formats; images are turned by the conversation's number in `symmetries`, if there are any.
+    Raises `UserError` naming a conversation of more than `max_length` tokens, or one whose `<image>` marks and images
+    don't match in number.
     """
     sequences, images = [], []
-    for position, conversation in enumerate(conversations):
+    turns = [0] * len(conversations) if symmetries is None else symmetries
+    for position, (conversation, turn) in enumerate(zip(conversations, turns, strict=True)):
+        shown = [turned(image, turn) for image in conversation.read_images()]
         try:
-            sequence, own = encode_conversation(processor, conversation.turns, conversation.read_images())
+            sequence, own = encode_conversation(processor, conversation.turns, shown)
         except UserError as error:
             raise UserError(f"conversation {conversation.id}: {error}") from error
         if len(sequence) > max_length:

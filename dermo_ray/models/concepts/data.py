@@ -23,14 +23,12 @@ from dermo_ray.data.samples import StoredSample
 from dermo_ray.data.tables import stored_samples
 from dermo_ray.errors import UserError
 from dermo_ray.models.concepts.vocabulary import CONCEPTS, SCHEMAS, vector
+from dermo_ray.models.symmetries import turned
 from dermo_ray.morphology import SCHEMA_FOR_MODALITY, Morphology, Schema
 from dermo_ray.records import Split
 
 NO_LABEL = -100
 """The target that cross-entropy ignores."""
-
-SYMMETRIES = 8
-"""Of a square: four turns, each flipped or not. None of them changes a morphology."""
 
 
 @dataclass(frozen=True)
@@ -166,15 +164,6 @@ def pixels(processor: Any, images: Sequence[Image.Image]) -> Tensor:
     """What the encoder takes, [B, 3, height, width], from RGB images of any size."""
     tensor: Tensor = processor(images=list(images), return_tensors="pt").pixel_values
     return tensor
-
-
-def turned(image: Image.Image, symmetry: int) -> Image.Image:
-    """The image under one of the `SYMMETRIES`: `symmetry // 2` quarter turns, then a flip where it is odd."""
-    turns, flip = divmod(symmetry, 2)
-    if turns:
-        quarter = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)
-        image = image.transpose(quarter[turns - 1])
-    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else image
 
 
 def _read(path: Path, symmetry: int) -> Image.Image:
