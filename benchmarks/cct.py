@@ -5,7 +5,7 @@ with stronger lighting and blur, darker skin and other frequencies of diagnoses 
 policy answers them greedily, by a majority vote of as many samples, by CCT, and by CCT that stops early. Beside these
 stands CCT adapted to the stream: the answers of CCT with their posteriors corrected for the labels' frequencies, which
 are estimated from the images without their labels (`cct.adaptation.prior_shift`); from the same votes, what other
-weightings and temperatures would have answered; and CCT over more views with one sample of each.
+weightings and temperatures would have answered; and CCT over other plans of views and samples.
 `--held-out` takes RUN's own held-out images instead, without a shift, with `--sources ham10000` those of that data set
 alone. Writes `benchmarks/results/cct.json`, `cct_held_out.json` or `cct_held_out_ham10000.json`: for each run and over
 all of them accuracy, calibration, selective accuracy, tokens, and the paired differences.
@@ -55,12 +55,13 @@ EXPONENTS = ((0, 0), (1, 0), (0, 1), (2, 2), (4, 4))
 """Other alphas and betas that are tried on the same votes."""
 TEMPERATURES = (0.5, 2.0)
 """Others than 1 of the posteriors, before they are adapted to the stream."""
-_VIEWS = (
-    "identity", "light_crop", "half_turn",
-    "flip_horizontal", "flip_vertical", "quarter_turn_left", "quarter_turn_right",
-)  # fmt: skip
-MANY_VIEWS: dict[str, Any] = {"views": {"clinical": _VIEWS, "dermoscopic": _VIEWS}, "samples_per_view": 1}
-"""Another plan that is tried, of one rollout less: every view that is on for either modality, and the other turns."""
+_TURNS = ("identity", "flip_horizontal", "quarter_turn_left", "half_turn", "flip_vertical", "quarter_turn_right")
+_VIEWS = (*_TURNS, "light_crop")
+MORE_PLANS: Mapping[str, dict[str, Any]] = {
+    "seven views, one sample each": {"views": {"clinical": _VIEWS, "dermoscopic": _VIEWS}, "samples_per_view": 1},
+    "the usual views, each answered greedily": {"samples_per_view": 1, "temperature": 0.0},
+}
+"""Others that are tried, of one rollout less and of half as many."""
 
 
 def shifted_phantoms(seed: int) -> Path:
@@ -105,10 +106,10 @@ def settings_for(run: Path, prepared: Path, name: str, sources: Sequence[str] | 
     )
 
 
-def over_many_views(settings: BenchSettings) -> BenchSettings:
-    """The same questions under the other plan, by the methods that settings with CCT must name."""
-    cct = CCTConfig.model_validate(settings.cct.model_dump() | MANY_VIEWS)
-    out = settings.out.with_name(f"{settings.out.name}-many-views")
+def planned_otherwise(settings: BenchSettings, name: str) -> BenchSettings:
+    """The same questions under one of `MORE_PLANS`, by the methods that settings with CCT must name."""
+    cct = CCTConfig.model_validate(settings.cct.model_dump() | MORE_PLANS[name])
+    out = settings.out.with_name(f"{settings.out.name}-{list(MORE_PLANS).index(name)}")
     return settings.model_copy(update={"cct": cct, "out": out, "methods": ("greedy", "majority", "cct")})
 
 
@@ -252,8 +253,10 @@ def main() -> None:
             by_run.append((responses, answers))
             adapted.append(adapted_to_the_stream(answers["cct"], responses["cct"], settings))
             others = others_tried(answers["cct"], responses["cct"], settings, taxonomy)
-            _, of_many_views = answers_of(over_many_views(settings), taxonomy)
-            tried.append(others | {"seven views, one sample each": of_many_views["cct"]})
+            for name in MORE_PLANS:
+                _, answered = answers_of(planned_otherwise(settings, name), taxonomy)
+                others[name] = answered["cct"]
+            tried.append(others)
     methods = by_run[0][0].keys()
     together = {method: pooled([answers[method] for _, answers in by_run]) for method in methods}
     every = {method: [response for given, _ in by_run for response in given[method]] for method in methods}
