@@ -26,10 +26,16 @@ def keep(store: Path, checkpoint: Checkpoint) -> Release:
     digest = checksum(checkpoint.adapter)
     copy = store / f"{checkpoint.label}-{digest[:12]}"
     if not copy.exists():
-        with staged(copy) as partial:
-            shutil.copytree(checkpoint.adapter, partial, dirs_exist_ok=True)
-            if checksum(partial) != digest:
-                raise UserError(f"{checkpoint.adapter} changed while it was read: push it again once it is complete")
+        try:
+            with staged(copy) as partial:
+                shutil.copytree(checkpoint.adapter, partial, dirs_exist_ok=True)
+                if checksum(partial) != digest:
+                    raise UserError(
+                        f"{checkpoint.adapter} changed while it was read: push it again once it is complete"
+                    )
+        except OSError:
+            if not copy.is_dir():  # else another service on this store was quicker, with the same files
+                raise
     return Release(label=checkpoint.label, version=checkpoint.version, adapter=copy, checksum=digest)
 
 

@@ -1,3 +1,4 @@
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -191,6 +192,23 @@ def test_the_store_keeps_copies_that_outlive_the_checkpoint_until_nobody_holds_t
         "step_000040",
         "step_000060",
     }
+
+
+def test_two_services_that_keep_a_checkpoint_at_once_share_one_copy(
+    tmp_path: Path, serving: Checkpoint, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "store"
+    newer = inspect(written(tmp_path / "run", serving.model.path), serving)
+    copy, quicker = shutil.copytree, []
+
+    def overtaken(source: Path, target: Path, **options: bool) -> None:
+        monkeypatch.setattr(shutil, "copytree", copy)
+        quicker.append(store.keep(folder, newer))
+        copy(source, target, **options)
+
+    monkeypatch.setattr(shutil, "copytree", overtaken)
+    assert [store.keep(folder, newer)] == quicker
+    assert list(folder.iterdir()) == [quicker[0].adapter]
 
 
 def test_a_store_whose_copies_are_gone_is_named(tmp_path: Path):
