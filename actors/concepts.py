@@ -147,10 +147,10 @@ class ConceptRank:
 
     def _pixels(self, steps: range) -> Iterator[Tensor]:
         """The rank's images of each update, turned at random."""
-        plan = []
+        config, plan = self._config, []
         for step in steps:
-            turns = self._own(batch_symmetries(self._config.batch_size, self._config.seed, step))
-            plan.append((self._own(self._batch(step)), turns if self._config.augment else None))
+            turns = batch_symmetries(config.batch_size, config.seed, step) if config.augment else None
+            plan.append((self._own(self._batch(step)), None if turns is None else self._own(turns)))
         return pixel_batches(self._training.images, self._processor, plan, self._threads)
 
     def _batch(self, step: int) -> list[int]:

@@ -171,13 +171,14 @@ class SupervisedRank:
         conversations = [data[index] for index in indices]
         lengths = [conversation.characters for conversation in conversations]
         own = deal(lengths, self._trainer.ranks)[self._trainer.rank]
+        shown = own or [0]
         lessons = encode(
             self._processor,
-            [conversations[position] for position in own or [0]],
+            [conversations[position] for position in shown],
             self._config.sharding.micro_batch_tokens,
             self._config.max_length,
             self._formats,
-            None if turns is None else [turns[position] for position in own or [0]],
+            None if turns is None else [turns[position] for position in shown],
         )
         # the last few of a validation may be too few: a rank without one takes part with nothing to add
         return lessons if own else [lesson.untrained for lesson in lessons]

@@ -29,8 +29,6 @@ from serve.checkpoints import resolve
 
 CONFIG = ServeConfig
 
-_PRIORITY = ("RAY_worker_niceness", "0")
-"""Ray runs workers at niceness 15 and its own processes at 0, which then interrupt the engine at every token."""
 _LOGGING = LoggingConfig(log_level="WARNING")
 _REQUESTS_LOGGED = LoggingConfig(log_level="INFO", enable_access_log=False)
 """Of the replicas: the line that the service itself writes for each request is at this level."""
@@ -60,7 +58,8 @@ def serving(config: ServeConfig) -> Iterator[str]:
     """
     checkpoint = resolve(config.run, config.checkpoint)
     check_port(config.host, config.port)
-    os.environ.setdefault(*_PRIORITY)  # read by a cluster that starts here
+    # read by a cluster that starts here: at Ray's 15, its own processes interrupt the engine at every token
+    os.environ.setdefault("RAY_worker_niceness", "0")
     with ray_session():
         preflight.ensure("serve", config, checkpoint.model)
         app = application(config, checkpoint)

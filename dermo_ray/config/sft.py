@@ -50,7 +50,7 @@ class SftConfig(Settings):
     own, and those without a weight not at all. Empty takes the conversations as they are."""
     augment: bool = False
     """Flip and turn the images of every training conversation by one of the eight symmetries of a square, a new one
-    every time. Not for texts that speak of left and right, or of where on the body."""
+    every time. Not for texts that speak of left and right, or of above and below."""
     max_length: int = Field(default=4096, ge=16)
     """Longest conversation in tokens, image tokens included; a longer one stops the run and is named."""
     checkpoint_every: int = Field(default=100, ge=1)
