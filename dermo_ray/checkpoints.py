@@ -120,8 +120,8 @@ def recover(checkpoints: Path) -> Path | None:
     """The newest checkpoint that is whole, None where there is none yet; for the run that owns the folder.
 
     `latest` points at it afterwards, and damaged ones are put aside under a name that begins with a dot, which is said
-    in the log. What a writer that was killed left unfinished is removed. Raises `UserError`, the first damage, where
-    there are checkpoints and none of them is whole.
+    in the log; `best` goes with the one that it points at. What a writer that was killed left unfinished is removed.
+    Raises `UserError`, the first damage, where there are checkpoints and none of them is whole.
     """
     for partial in checkpoints.glob(".step_*.partial"):  # a disk that they fill has no room for the next one
         shutil.rmtree(partial, ignore_errors=True)
@@ -141,6 +141,10 @@ def recover(checkpoints: Path) -> Path | None:
             shutil.rmtree(aside, ignore_errors=True)
             os.rename(other, aside)
             _log.warning("%s; it is put aside as %s, and %s is taken instead", damage, aside.name, checkpoint.name)
+        best = checkpoints / BEST
+        if best.is_symlink() and not best.exists():  # it was one of them, and a link to nothing helps nobody
+            best.unlink()
+            _log.warning("%s was among them: there is none until a validation finds a better one", BEST)
         point_at(checkpoint)
         return checkpoint
     if damaged:

@@ -106,6 +106,15 @@ def test_a_damaged_latest_gives_way_to_the_newest_that_is_whole_and_that_is_said
     assert first.is_dir()
 
 
+@pytest.mark.parametrize("best", [10, 30])
+def test_the_link_to_the_best_goes_with_a_damaged_one_and_stays_otherwise(tmp_path: Path, best: int) -> None:
+    added = {step: add(tmp_path, step) for step in (10, 20, 30)}
+    checkpoints.point_at(added[best], checkpoints.BEST)
+    damage(added[30], "changed")
+    checkpoints.recover(tmp_path)
+    assert (tmp_path / "best").is_symlink() == (tmp_path / "best").exists() == (best == 10)
+
+
 def test_where_all_checkpoints_are_damaged_the_newest_is_named_and_nothing_is_moved(tmp_path: Path) -> None:
     for step in (10, 20):
         damage(add(tmp_path, step), "changed")
