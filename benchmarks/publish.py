@@ -1,8 +1,8 @@
 """How long weights take from the learners to all engines: `python -m benchmarks.publish`.
 
 Publishes adapters as rank 0 of the learners does, and loads them into the engines of a rollout pool as the run
-controller does, checksums included: a tiny adapter, and one of 350 MB on a wider model with the same parts. After each,
-the same bytes are written to the same disk and read back, so that both meet the same load. Writes
+controller does, checksums included: a tiny adapter, and those of 35 and 350 MB on a wider model with the same parts.
+After each, the same bytes are written to the same disk and read back, so that both meet the same load. Writes
 `benchmarks/results/publish.json`: median, quartiles and every time in seconds.
 """
 
@@ -33,6 +33,7 @@ ENGINES = 2
 CASES = {
     "tiny": (TinyModelSettings(), LoraSettings(rank=32, alpha=32), 30),
     # 19 * width parameters a layer and rank: seven matrices, gate, up and down three times as wide
+    "35 MB": (TinyModelSettings(hidden_size=1024, layers=7, initializer_range=0.03), LoraSettings(rank=64), 20),
     "350 MB": (TinyModelSettings(hidden_size=1024, layers=9, initializer_range=0.03), LoraSettings(rank=512), 10),
 }
 """The model, the adapter, and how many versions of it are published."""
