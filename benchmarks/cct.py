@@ -5,7 +5,8 @@ with stronger lighting and blur, darker skin and other frequencies of diagnoses 
 policy answers them greedily, by a majority vote of as many samples, by CCT, and by CCT that stops early. Beside these
 stands CCT adapted to the stream: the answers of CCT with their posteriors corrected for the labels' frequencies, which
 are estimated from the images without their labels (`cct.adaptation.prior_shift`); from the same votes, what other
-weightings and temperatures would have answered; and CCT over other plans of views and samples.
+weightings and temperatures would have answered, and one greedy answer to each view; and CCT over other plans of views
+and samples.
 `--held-out` takes RUN's own held-out images instead, without a shift, with `--sources ham10000` those of that data set
 alone. Writes `benchmarks/results/cct.json`, `cct_held_out.json` or `cct_held_out_ham10000.json`: for each run and over
 all of them accuracy, calibration, selective accuracy, tokens, and the paired differences.
@@ -55,13 +56,15 @@ EXPONENTS = ((0, 0), (1, 0), (0, 1), (2, 2), (4, 4))
 """Other alphas and betas that are tried on the same votes."""
 TEMPERATURES = (0.5, 2.0)
 """Others than 1 of the posteriors, before they are adapted to the stream."""
-_TURNS = ("identity", "flip_horizontal", "quarter_turn_left", "half_turn", "flip_vertical", "quarter_turn_right")
-_VIEWS = (*_TURNS, "light_crop")
+_AS_THEY_ARE = ("identity", "flip_horizontal", "quarter_turn_left", "half_turn")
+_UNEVENED = {"clinical": _AS_THEY_ARE, "dermoscopic": _AS_THEY_ARE}
 MORE_PLANS: Mapping[str, dict[str, Any]] = {
-    "seven views, one sample each": {"views": {"clinical": _VIEWS, "dermoscopic": _VIEWS}, "samples_per_view": 1},
-    "the usual views, each answered greedily": {"samples_per_view": 1, "temperature": 0.0},
+    "views without the light evened": {"views": _UNEVENED},
+    "samples alone, none greedy": {"greedy_first": False},
+    "samples alone and without the light evened": {"views": _UNEVENED, "greedy_first": False},
+    "the usual views, each answered greedily alone": {"samples_per_view": 1},
 }
-"""Others that are tried, of one rollout less and of half as many."""
+"""Others that are tried, the last of half as many rollouts."""
 
 
 def shifted_phantoms(seed: int) -> Path:
@@ -170,6 +173,20 @@ def reweighted(
     return _answered_by(plain, steps)
 
 
+def answered_alone(plain: Columns, responses: Sequence[Response], view: str) -> Columns:
+    """The columns with the answer of the first rollout about `view`, the greedy one; confidences stay CCT's."""
+    first = {
+        response.item: next(vote.answer for vote in response.steps[0].votes if vote.view == view)
+        for response in responses
+    }
+    answers = [first[item.id] for item in plain.items]
+    right = [
+        answer is not None and fold_label(answer) == fold_label(truth)
+        for answer, truth in zip(answers, plain.truth, strict=True)
+    ]
+    return replace(plain, answers=answers, right=np.array(right, plain.right.dtype))
+
+
 def others_tried(
     plain: Columns, responses: Sequence[Response], settings: BenchSettings, taxonomy: Taxonomy
 ) -> dict[str, Columns]:
@@ -219,6 +236,14 @@ def figures(responses: Mapping[Method, Sequence[Response]], answers: Mapping[Met
     }
 
 
+def over_greedy(greedy: Columns, found: Sequence[Mapping[str, Columns]]) -> dict[str, Any]:
+    """What each of the ways to answer, all runs together, is worth beside one greedy answer to the untouched image."""
+    return {
+        name: compare(greedy, pooled([columns[name] for columns in found]), Bootstrap()).model_dump(mode="json")
+        for name in found[0]
+    }
+
+
 def result_name(*, held_out: bool, sources: Sequence[str] | None) -> str:
     """What the result's file is called, so that no kind of images overwrites another's figures."""
     return "_".join(["cct", *(["held_out"] if held_out else []), *(sources or [])])
@@ -245,6 +270,7 @@ def main() -> None:
     by_run: list[tuple[dict[Method, list[Response]], dict[Method, Columns]]] = []
     adapted: list[Columns] = []
     tried: list[dict[str, Columns]] = []
+    one_view: list[dict[str, Columns]] = []
     with ray_session():
         for number, run in enumerate(arguments.runs):
             prepared = run / "data" if arguments.held_out else shifted_phantoms(number)
@@ -252,6 +278,8 @@ def main() -> None:
             responses, answers = answers_of(settings, taxonomy)
             by_run.append((responses, answers))
             adapted.append(adapted_to_the_stream(answers["cct"], responses["cct"], settings))
+            views = settings.cct.views.dermoscopic
+            one_view.append({view: answered_alone(answers["cct"], responses["cct"], view) for view in views[1:]})
             others = others_tried(answers["cct"], responses["cct"], settings, taxonomy)
             for name in MORE_PLANS:
                 _, answered = answers_of(planned_otherwise(settings, name), taxonomy)
@@ -269,12 +297,8 @@ def main() -> None:
         "runs": {run.name: figures(*found) for run, found in zip(arguments.runs, by_run, strict=True)},
         "all": figures(every, together),
         "adapted": adaptation_figures(together["cct"], pooled(adapted), together["greedy"]),
-        "tried_over_greedy": {
-            name: compare(together["greedy"], pooled([found[name] for found in tried]), Bootstrap()).model_dump(
-                mode="json"
-            )
-            for name in tried[0]
-        },
+        "tried_over_greedy": over_greedy(together["greedy"], tried),
+        "one_view_over_greedy": over_greedy(together["greedy"], one_view),
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
     name = result_name(held_out=arguments.held_out, sources=arguments.sources)

@@ -163,6 +163,8 @@ def _cct(result: Result) -> list[Row]:
         ),
         *((f"CCT with {change} over one greedy answer", _points(found["difference"]), "")
           for change, found in tried.items()),
+        *((f"one greedy answer to {view} over that to the untouched image", _points(found["difference"]), "")
+          for view, found in result.get("one_view_over_greedy", {}).items()),
         ("stopping early over CCT", _points(early["comparison"]["difference"]), "no loss outside the interval"),
         ("tokens saved by stopping early", f"{early['tokens_saved']:.0%}", "at least 40 %"),
     ]  # fmt: skip

@@ -44,9 +44,11 @@ class CCTOptions(BaseModel):
     views: list[ViewName] | None = Field(default=None, min_length=1, max_length=_MAX_VIEWS)
     """The views of the image, whatever its modality; `identity`, the untouched image, comes first."""
     samples_per_view: int | None = Field(default=None, ge=1, le=_MAX_SAMPLES)
-    """Completions sampled for each view."""
+    """Completions for each view."""
+    greedy_first: bool | None = None
+    """The first completion of a view is its likeliest."""
     temperature: float | None = Field(default=None, ge=0, le=2)
-    """Sampling temperature."""
+    """Of the samples."""
     stop: Literal["never", "certain", "probable"] | None = None
     """When to stop early."""
     stop_probability: float | None = Field(default=None, gt=0.5, lt=1)

@@ -49,9 +49,10 @@ def test_an_item_goes_out_as_a_conversation_with_its_views_as_images(tmp_path: P
     assert found.texts == ("B) Blue Nevus",)
     assert found.steps[0].confidence == pytest.approx(0.622, abs=1e-3)  # exp(-0.5) against exp(-1)
     assert len(server.bodies) == 8
+    assert sorted(body["temperature"] for body in server.bodies) == [0.0] * 4 + [0.7] * 4
     body = server.bodies[0]
     assert (body["model"], body["logprobs"], body["top_logprobs"], body["top_p"]) == ("m", True, 8, 1.0)
-    assert (body["max_tokens"], body["temperature"], body["top_k"], "seed" in body) == (128, 0.7, -1, False)
+    assert (body["max_tokens"], body["top_k"], "seed" in body) == (128, -1, False)
     shown, text = body["messages"][0]["content"]
     assert text["text"].startswith("Which?")
     pixels = base64.b64decode(shown["image_url"]["url"].removeprefix("data:image/png;base64,"))

@@ -28,7 +28,7 @@ def always(letter: str, probability: float = 0.7) -> FakeSampler:
     return FakeSampler(lambda pixels, temperature, seed: letter_sample(letter, {letter: probability, **others}))
 
 
-def test_every_draw_of_the_plan_is_sampled_once_with_its_view_and_seed() -> None:
+def test_every_draw_of_the_plan_is_sampled_once_with_its_view_temperature_and_seed() -> None:
     sampler = always("B")
     inference = run(sampler, seed=5)
     draws = plan(DEFAULT, "dermoscopic", 5)
@@ -36,7 +36,7 @@ def test_every_draw_of_the_plan_is_sampled_once_with_its_view_and_seed() -> None
     assert [call[3] for call in sampler.calls] == [draw.seed for draw in draws]
     assert len({call[0] for call in sampler.calls}) == 4
     assert sampler.calls[0][0] == IMAGE.tobytes()
-    assert {call[1:3] for call in sampler.calls} == {("the prompt", 0.7)}
+    assert [call[1:3] for call in sampler.calls] == [("the prompt", 0.0)] * 4 + [("the prompt", 0.7)] * 4
     assert {call[4] for call in sampler.calls} == {LETTERED.top_logprobs}
     assert sampler.most_running == 8
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from dermo_ray.cct import VIEWS, plan
-from dermo_ray.cct.views import colour_constancy
+from dermo_ray.cct.views import colour_constancy, even_light
 from dermo_ray.config import load
 from dermo_ray.config.cct import CCTConfig, ViewName
 from dermo_ray.errors import UserError
@@ -15,6 +15,7 @@ from dermo_ray.morphology import Modality
 
 QUARTER_TURNS = {"quarter_turn_left", "quarter_turn_right"}
 TURNS_AND_FLIPS = {*QUARTER_TURNS, "half_turn", "flip_horizontal", "flip_vertical"}
+EVENED = {"even_light_flip_horizontal", "even_light_quarter_turn_left", "even_light_half_turn"}
 
 
 def picture(width: int = 40, height: int = 30) -> Image.Image:
@@ -32,7 +33,7 @@ def test_a_view_keeps_mode_and_size_and_leaves_its_argument_alone(name: ViewName
     before = image.tobytes()
     seen = VIEWS[name](image)
     assert seen.mode == "RGB"
-    assert seen.size == ((30, 40) if name in QUARTER_TURNS else (40, 30))
+    assert seen.size == ((30, 40) if "quarter_turn" in name else (40, 30))
     assert image.tobytes() == before
     assert VIEWS[name](image).tobytes() == seen.tobytes()
 
@@ -81,6 +82,45 @@ def test_colour_constancy_leaves_grey_and_black_pictures_as_they_are() -> None:
     assert colour_constancy(black).tobytes() == black.tobytes()
 
 
+def skin(slope: tuple[float, float], lesion: tuple[slice, slice] | None = None) -> np.ndarray:
+    """Skin of 160 in the middle, under light that grows by `slope` from edge to edge, rightwards and downwards."""
+    x, y = np.meshgrid(np.linspace(-0.5, 0.5, 120), np.linspace(-0.5, 0.5, 90))
+    pixels = np.full((90, 120, 3), (160.0, 110.0, 90.0))
+    if lesion is not None:
+        pixels[lesion] *= 0.4
+    return pixels * (1 + slope[0] * x + slope[1] * y)[..., None]
+
+
+def evened(pixels: np.ndarray) -> np.ndarray:
+    return np.asarray(even_light(Image.fromarray(np.rint(pixels).astype(np.uint8)))).astype(int)
+
+
+@pytest.mark.parametrize("slope", [(0.5, 0.0), (-0.3, 0.4), (0.0, 0.0)])
+@pytest.mark.parametrize(
+    "lesion",
+    [None, (slice(30, 60), slice(40, 80)), (slice(30, 60), slice(90, 120))],
+    ids=["skin", "lesion", "lesion at the border"],
+)
+def test_under_even_light_skin_is_as_bright_everywhere_as_in_the_middle(
+    slope: tuple[float, float], lesion: tuple[slice, slice] | None
+) -> None:
+    assert abs(evened(skin(slope, lesion)) - skin((0.0, 0.0), lesion)).max() < 6
+
+
+def test_a_border_without_light_says_nothing_of_it() -> None:
+    pixels = np.zeros((60, 60, 3), np.uint8)
+    pixels[10:50, 10:50] = np.arange(80, 120)[None, :, None]
+    image = Image.fromarray(pixels)
+    assert even_light(image) is image
+
+
+@pytest.mark.parametrize("name", sorted(EVENED))
+def test_a_turn_under_even_light_is_the_turn_of_the_evened_image(name: ViewName) -> None:
+    image = picture()
+    turned: ViewName = next(turn for turn in get_args(ViewName) if name == f"even_light_{turn}")
+    assert VIEWS[name](image).tobytes() == VIEWS[turned](even_light(image)).tobytes()
+
+
 def test_a_hue_shift_turns_colours_and_keeps_brightness() -> None:
     red = Image.new("RGB", (2, 2), (200, 40, 40))
     shifted = VIEWS["hue_shift"](red)
@@ -95,7 +135,12 @@ def test_the_default_plan_is_four_views_twice_and_changes_no_medical_content(mod
     assert [draw.sample for draw in draws] == [0] * 4 + [1] * 4
     assert draws[0].view == "identity"
     assert not {"large_crop", "hue_shift"} & {draw.view for draw in draws}
+    assert [draw.temperature for draw in draws] == [0.0] * 4 + [CCTConfig().temperature] * 4
     assert len({draw.seed for draw in draws}) == 8
+
+
+def test_every_sample_of_a_view_may_be_drawn_at_the_temperature() -> None:
+    assert {draw.temperature for draw in plan(CCTConfig(greedy_first=False), "clinical", seed=0)} == {0.7}
 
 
 def test_a_plan_depends_on_its_seed_alone_and_a_draw_on_no_other_draw() -> None:

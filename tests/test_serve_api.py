@@ -98,7 +98,7 @@ def test_cct_shows_views_and_says_how_each_voted(policies: FakePolicies, api: Fa
     assert sum(candidate["probability"] for candidate in answer["posterior"]) == pytest.approx(1)
     assert answer["confidence"] == answer["posterior"][0]["probability"]
     assert [view["name"] for view in cct["views"]] == [
-        "identity", "flip_horizontal", "quarter_turn_left", "half_turn",
+        "identity", "even_light_flip_horizontal", "even_light_quarter_turn_left", "even_light_half_turn",
     ]  # fmt: skip
     assert all(view["image"].startswith("data:image/jpeg") for view in cct["views"])
     assert (cct["planned"], cct["sampled"], len(cct["votes"])) == (8, 8, 8)
@@ -275,7 +275,9 @@ def test_chat_by_cct_answers_with_the_spokesman_and_its_votes(policies: FakePoli
     answer = chat(api, model="dermo+cct").json()
     assert answer["choices"][0]["message"]["content"] == completion("Melanoma")
     assert answer["cct"]["answer"] == "Melanoma"
-    assert {view["name"] for view in answer["cct"]["views"]} >= {"half_turn"}  # the text speaks of dermoscopy
+    assert {view["name"] for view in answer["cct"]["views"]} >= {
+        "even_light_half_turn"
+    }  # the text speaks of dermoscopy
     streamed = chat(api, cct=True, stream=True, stream_options={"include_usage": True}).text
     chunks = [json.loads(line[6:]) for line in streamed.split("\n") if line.startswith("data: {")]
     assert chunks[0]["choices"][0]["delta"]["content"] == completion("Melanoma")

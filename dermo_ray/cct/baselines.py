@@ -47,7 +47,6 @@ async def majority(
     Ties go to the greater summed confidence. Source: self-consistency (Wang et al., ICLR 2023).
     """
     rollouts = len(plan(config, modality, seed))
-    vote = {"views": _UNTOUCHED, "samples_per_view": rollouts, "alpha": 0.0, "beta": 0.0, "stop": "never"}
-    return await infer(
-        sample, image, prompt, config.model_copy(update=vote), votes_only(question), modality=modality, seed=seed
-    )
+    plain = {"samples_per_view": rollouts, "greedy_first": False, "alpha": 0.0, "beta": 0.0, "stop": "never"}
+    vote = config.model_copy(update={"views": _UNTOUCHED, **plain})
+    return await infer(sample, image, prompt, vote, votes_only(question), modality=modality, seed=seed)

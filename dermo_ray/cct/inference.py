@@ -99,7 +99,7 @@ async def infer(
                 sample(
                     pictures[draw.view],
                     prompt,
-                    temperature=config.temperature,
+                    temperature=draw.temperature,
                     seed=draw.seed,
                     top_logprobs=question.top_logprobs,
                 )

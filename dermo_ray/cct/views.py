@@ -19,6 +19,11 @@ View = Callable[[Image.Image], Image.Image]
 _LIGHT_CROP = 0.9  # of each side
 _LARGE_CROP = 0.6
 _MINKOWSKI_NORM = 6
+_LIGHT_GRID = 64  # points a side at which the light is looked at
+_BORDER = 0.12  # of each side
+_DARK = 32  # of 255
+_FITS = 6  # of reweighted least squares
+_MOST_GAIN = np.float32(2.5)
 _HUE_SHIFT = 18  # of 256 steps around the circle, 25 degrees
 
 
@@ -28,6 +33,7 @@ class Draw(NamedTuple):
     view: ViewName
     sample: int
     """Its number among the samples of the view, from 0."""
+    temperature: float
     seed: int
     """The engine's sampling seed, 0 to 2^32 - 1."""
 
@@ -38,8 +44,9 @@ def plan(config: CCTConfig, modality: Modality, seed: int) -> list[Draw]:
     `seed` is at least 0; give every question its own, such as a hash of its id.
     """
     views: tuple[ViewName, ...] = getattr(config.views, modality)
+    greedy = 1 if config.greedy_first else 0
     return [
-        Draw(view, sample, _sampling_seed(seed, view, sample))
+        Draw(view, sample, 0.0 if sample < greedy else config.temperature, _sampling_seed(seed, view, sample))
         for sample in range(config.samples_per_view)
         for view in views
     ]
@@ -59,6 +66,33 @@ def colour_constancy(image: Image.Image) -> Image.Image:
     gains = np.linalg.norm(light) / np.sqrt(3) / light
     table = np.clip(np.rint(gains[:, None] * levels), 0, 255).astype(int)
     return image.point(table.ravel().tolist())
+
+
+def even_light(image: Image.Image) -> Image.Image:
+    """The image as under even light: brightness is divided by the slope of the light across it.
+
+    The light is the plane that fits the brightness (the largest channel) along the border, where skin is, with the
+    least absolute error, so that a lesion or hairs that reach the border count for little. The middle stays as bright
+    as it was. A border that is all but black, as a round field of view leaves it, tells nothing, and the image is
+    given back. After Cavalcanti, Scharcanski and Lopes (ISVC 2010), who fit a quadratic function to the corners.
+    """
+    across = np.linspace(-0.5, 0.5, _LIGHT_GRID)
+    x, y = np.meshgrid(across, across)
+    border = np.maximum(abs(x), abs(y)) > 0.5 - _BORDER
+    small = image.resize((_LIGHT_GRID, _LIGHT_GRID), Image.Resampling.BOX)
+    brightness = np.asarray(small, np.float64).max(axis=2)[border]
+    terms = np.stack([np.ones_like(x), x, y], axis=-1)[border]
+    weights = np.ones_like(brightness)
+    for _ in range(_FITS):
+        light = np.linalg.lstsq(terms * weights[:, None], brightness * weights, rcond=None)[0]
+        weights = 1 / np.sqrt(np.maximum(abs(terms @ light - brightness), 1))
+    level, rightwards, downwards = light.astype(np.float32)
+    if level < _DARK:
+        return image
+    width, height = image.size
+    x, y = np.linspace(-0.5, 0.5, width, dtype=np.float32), np.linspace(-0.5, 0.5, height, dtype=np.float32)[:, None]
+    gains = np.clip(level / np.maximum(level + rightwards * x + downwards * y, 1), 1 / _MOST_GAIN, _MOST_GAIN)
+    return Image.fromarray(np.clip(np.rint(np.asarray(image) * gains[..., None]), 0, 255).astype(np.uint8))
 
 
 def _hue_shift(image: Image.Image) -> Image.Image:
@@ -82,6 +116,10 @@ def _transposed(method: Image.Transpose) -> View:
     return lambda image: image.transpose(method)
 
 
+def _evened(view: View) -> View:
+    return lambda image: view(even_light(image))
+
+
 VIEWS: Mapping[ViewName, View] = {
     "identity": lambda image: image,
     "flip_horizontal": _transposed(Image.Transpose.FLIP_LEFT_RIGHT),
@@ -93,6 +131,10 @@ VIEWS: Mapping[ViewName, View] = {
     "colour_constancy": colour_constancy,
     "large_crop": _middle(_LARGE_CROP),
     "hue_shift": _hue_shift,
+    "even_light": even_light,
+    "even_light_flip_horizontal": _evened(_transposed(Image.Transpose.FLIP_LEFT_RIGHT)),
+    "even_light_quarter_turn_left": _evened(_transposed(Image.Transpose.ROTATE_90)),
+    "even_light_half_turn": _evened(_transposed(Image.Transpose.ROTATE_180)),
 }
 """Every view by its name."""
 

@@ -17,8 +17,12 @@ ViewName = Literal[
     "colour_constancy",
     "large_crop",
     "hue_shift",
+    "even_light",
+    "even_light_flip_horizontal",
+    "even_light_quarter_turn_left",
+    "even_light_half_turn",
 ]
-"""Every view there is. The last two may cut a finding off or change what its colour means."""
+"""Every view there is. `large_crop` may cut a finding off, and `hue_shift` change what its colour means."""
 
 
 class ViewSettings(Settings):
@@ -26,8 +30,13 @@ class ViewSettings(Settings):
 
     clinical: tuple[ViewName, ...] = ("identity", "flip_horizontal", "light_crop", "quarter_turn_left")
     """Of clinical photographs; no colour constancy, which takes erythema for light where skin fills the picture."""
-    dermoscopic: tuple[ViewName, ...] = ("identity", "flip_horizontal", "quarter_turn_left", "half_turn")
-    """Of dermoscopic images, in which no direction is up."""
+    dermoscopic: tuple[ViewName, ...] = (
+        "identity",
+        "even_light_flip_horizontal",
+        "even_light_quarter_turn_left",
+        "even_light_half_turn",
+    )
+    """Of dermoscopic images, in which no direction is up and skin borders the lesion."""
 
     @field_validator("clinical", "dermoscopic")
     @classmethod
@@ -79,9 +88,11 @@ class CCTConfig(Settings):
     views: ViewSettings = ViewSettings()
     """The views of an image."""
     samples_per_view: int = Field(default=2, ge=1)
-    """Completions sampled for each view; views times samples is the number of rollouts."""
+    """Completions for each view; views times these is the number of rollouts."""
+    greedy_first: bool = True
+    """The first completion of a view is its likeliest, at temperature 0; the others are samples."""
     temperature: float = Field(default=0.7, ge=0)
-    """Sampling temperature; at 0 the samples of a view are all alike."""
+    """Of the samples; at 0 those of a view are all alike."""
     stop: Literal["never", "certain", "probable"] = "never"
     """`never` samples every rollout at once. `certain` ends when no further rollout can change the answer, `probable`
     when the answer leads with probability `stop_probability`; both sample in rounds, which takes longer."""

@@ -104,6 +104,10 @@ const VIEWS = {
   large_crop: "cropped a lot",
   colour_constancy: "under neutral light",
   hue_shift: "in a shifted hue",
+  even_light: "under even light",
+  even_light_flip_horizontal: "under even light, flipped sideways",
+  even_light_quarter_turn_left: "under even light, turned left",
+  even_light_half_turn: "under even light, turned half round",
 };
 
 const words = (name) => VIEWS[name] ?? name.replaceAll("_", " ");
