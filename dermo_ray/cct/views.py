@@ -76,8 +76,7 @@ def even_light(image: Image.Image) -> Image.Image:
     as it was. A border that is all but black, as a round field of view leaves it, tells nothing, and the image is
     given back. After Cavalcanti, Scharcanski and Lopes (ISVC 2010), who fit a quadratic function to the corners.
     """
-    across = np.linspace(-0.5, 0.5, _LIGHT_GRID)
-    x, y = np.meshgrid(across, across)
+    x, y = np.meshgrid(*[np.linspace(-0.5, 0.5, _LIGHT_GRID)] * 2)
     border = np.maximum(abs(x), abs(y)) > 0.5 - _BORDER
     small = image.resize((_LIGHT_GRID, _LIGHT_GRID), Image.Resampling.BOX)
     brightness = np.asarray(small, np.float64).max(axis=2)[border]
@@ -90,8 +89,9 @@ def even_light(image: Image.Image) -> Image.Image:
     if level < _DARK:
         return image
     width, height = image.size
-    x, y = np.linspace(-0.5, 0.5, width, dtype=np.float32), np.linspace(-0.5, 0.5, height, dtype=np.float32)[:, None]
-    gains = np.clip(level / np.maximum(level + rightwards * x + downwards * y, 1), 1 / _MOST_GAIN, _MOST_GAIN)
+    across = rightwards * np.linspace(-0.5, 0.5, width, dtype=np.float32)
+    along = downwards * np.linspace(-0.5, 0.5, height, dtype=np.float32)[:, None]
+    gains = np.clip(level / np.maximum(level + across + along, 1), 1 / _MOST_GAIN, _MOST_GAIN)
     return Image.fromarray(np.clip(np.rint(np.asarray(image) * gains[..., None]), 0, 255).astype(np.uint8))
 
 
