@@ -6,9 +6,8 @@ policy answers them greedily, by a majority vote of as many samples, by CCT, and
 stands CCT adapted to the stream: the answers of CCT with their posteriors corrected for the labels' frequencies, which
 are estimated from the images without their labels (`cct.adaptation.prior_shift`); from the same votes, what other
 weightings and temperatures would have answered, and one greedy answer to each view; and CCT over other plans of views
-and samples.
-`--held-out` takes RUN's own held-out images instead, without a shift, with `--sources ham10000` those of that data set
-alone. Writes `benchmarks/results/cct.json`, `cct_held_out.json` or `cct_held_out_ham10000.json`: for each run and over
+and samples. `--held-out` takes RUN's own held-out images instead, without a shift and by the usual plan alone, with
+`--sources ham10000` those of that data set. Writes `benchmarks/results/cct.json`, `cct_held_out.json` or `cct_held_out_ham10000.json`: for each run and over
 all of them accuracy, calibration, selective accuracy, tokens, and the paired differences.
 """
 
@@ -281,7 +280,7 @@ def main() -> None:
             views = settings.cct.views.dermoscopic
             one_view.append({view: answered_alone(answers["cct"], responses["cct"], view) for view in views[1:]})
             others = others_tried(answers["cct"], responses["cct"], settings, taxonomy)
-            for name in MORE_PLANS:
+            for name in () if arguments.held_out else MORE_PLANS:
                 _, answered = answers_of(planned_otherwise(settings, name), taxonomy)
                 others[name] = answered["cct"]
             tried.append(others)

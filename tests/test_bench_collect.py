@@ -108,6 +108,11 @@ def test_a_response_is_kept_under_all_that_it_depends_on(tmp_path):
     # what only one method depends on leaves the others alone
     greedy = key(item, "greedy", "weights", config)
     assert greedy == key(item, "greedy", "weights", settings(tmp_path, cct={"alpha": 2}))
+    vote = key(item, "majority", "weights", config)
+    turned = {"views": {"dermoscopic": ("identity", "half_turn")}, "samples_per_view": 4}
+    assert vote == key(item, "majority", "weights", settings(tmp_path, cct={"alpha": 2, **turned}))
+    for change in ({"samples_per_view": 1}, {"temperature": 1.0}, {"tau": 0.9}):
+        assert vote != key(item, "majority", "weights", settings(tmp_path, cct=change))
     adapted = settings(tmp_path, cct={"adaptation": {"prior_shift": True}})
     assert key(item, "cct", "weights", adapted) == same
 

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import Field
 
 from dermo_ray.bench.tasks import TASKS, Answer, BenchItem, TaskId
+from dermo_ray.cct import plan
 from dermo_ray.checkpoints import file_sha256
 from dermo_ray.config.bench import BenchSettings, Method
 from dermo_ray.records import Record
@@ -104,7 +105,11 @@ def key(item: BenchItem, method: Method, policy: str, settings: BenchSettings) -
         depends_on["max_pixels"] = settings.max_pixels
     if TASKS[item.task].axis == "reasoning":
         depends_on["taxonomy"] = _tree_hash(settings.items.taxonomy)
-    if method != "greedy":
+    if method == "majority":
+        rollouts = len(plan(settings.cct, item.facts.modality or "clinical", seed=0))
+        vote = {"rollouts": rollouts, "temperature": settings.cct.temperature, "tau": settings.cct.tau}
+        depends_on["vote"] = vote  # of the untouched image, whatever CCT shows
+    elif method != "greedy":
         depends_on["cct"] = settings.cct.model_dump(mode="json", exclude={"adaptation"})
     if method == "cct_early":
         depends_on["early"] = settings.early
