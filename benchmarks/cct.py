@@ -7,8 +7,9 @@ stands CCT adapted to the stream: the answers of CCT with their posteriors corre
 are estimated from the images without their labels (`cct.adaptation.prior_shift`); from the same votes, what other
 weightings and temperatures would have answered, and one greedy answer to each view; and CCT over other plans of views
 and samples. `--held-out` takes RUN's own held-out images instead, without a shift and by the usual plan alone, with
-`--sources ham10000` those of that data set. Writes `benchmarks/results/cct.json`, `cct_held_out.json` or `cct_held_out_ham10000.json`: for each run and over
-all of them accuracy, calibration, selective accuracy, tokens, and the paired differences.
+`--sources ham10000` those of that data set. Writes `benchmarks/results/cct.json`, `cct_held_out.json` or
+`cct_held_out_ham10000.json`: for each run and over all of them accuracy, calibration, selective accuracy, tokens, and
+the paired differences.
 """
 
 import argparse

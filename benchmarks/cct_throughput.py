@@ -39,11 +39,9 @@ async def raw(sampler, items: list[BenchItem], settings: BenchSettings) -> float
         (image,) = read_images(item.images)
         asked = Asked((Turn(from_="human", value=prompt(item)),), (), settings.max_tokens.open)
         draws = plan(settings.cct, item.facts.modality or "clinical", item_seed(item, 0))
-        requests += [(VIEWS[draw.view](image), asked, draw.seed) for draw in draws]
+        requests += [(VIEWS[draw.view](image), asked, draw.temperature, draw.seed) for draw in draws]
     started = time.perf_counter()
-    counts = await asyncio.gather(
-        *(sampler.tokens(picture, asked, settings.cct.temperature, seed) for picture, asked, seed in requests)
-    )
+    counts = await asyncio.gather(*(sampler.tokens(*request) for request in requests))
     return sum(counts) / (time.perf_counter() - started)
 
 
