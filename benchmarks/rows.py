@@ -224,7 +224,7 @@ def _forecast(result: Result) -> list[Row]:
     rows = []
     for found in result["forecasts"]:
         split = f"{found['gpus']} GPUs, {found['engines']} engines and {found['learner_ranks']} learner ranks"
-        speed = f"{found['tokens_per_second']:,} tokens/s, the {found['bottleneck']} at their limit"
+        speed = f"{found['tokens_per_second']:,} tokens/s, limited by the {found['bottleneck']}"
         rows.append((f"forecast, not measured: {split}", speed, ""))
     return rows
 
