@@ -29,7 +29,7 @@ from tests.bench_cases import choice_item, lettered, response
 ACCURACY: dict[Method, float] = {"greedy": 0.6, "majority": 0.62, "cct": 0.7, "cct_early": 0.7}
 
 
-def measured() -> dict:
+def measured(shift: dict | None) -> dict:
     """The result of 100 questions, on which CCT is right more often than the others."""
     items = [choice_item(str(number)) for number in range(100)]
     draw = np.random.default_rng(0)
@@ -42,7 +42,8 @@ def measured() -> dict:
     }
     found: dict[Method, Columns | None] = {m: columns(items, r, Taxonomy.load()) for m, r in given.items()}
     every = figures(given, {method: column for method, column in found.items() if column is not None})
-    return {"command": "python -m benchmarks.cct RUN", "runs": {"one": every, "two": every}, "all": every}
+    runs = {"one": every, "two": every}
+    return {"command": "python -m benchmarks.cct RUN", "shift": shift, "runs": runs, "all": every}
 
 
 def test_each_kind_of_images_has_a_result_of_its_own_and_a_section_on_the_page() -> None:
@@ -75,8 +76,8 @@ def test_another_plan_costs_no_more_than_the_usual_one(name: str, rollouts: int)
 
 
 def test_the_page_says_what_cct_is_worth_beside_what_is_wanted() -> None:
-    written = page({"cct_held_out_ham10000": measured()})
-    assert "## CCT on held-out lesions of HAM10000" in written
+    written = page({"cct": measured({"size": 96})})
+    assert "## CCT on phantoms unlike those of training" in written
     assert "accuracy over 100 questions of 2 runs" in written
     assert "greedy 60.0%, majority 62.0%, cct 70.0%, cct_early 70.0%" in written
     assert "| CCT over one greedy answer | +10.0 points [+" in written
@@ -84,6 +85,9 @@ def test_the_page_says_what_cct_is_worth_beside_what_is_wanted() -> None:
     assert "| tokens saved by stopping early | 50% | at least 40 % |" in written
     assert "not below 0 |" in written
     assert "at least +3 points |" in written
+    unshifted = page({"cct_held_out_ham10000": measured(None)})
+    assert "## CCT on held-out lesions of HAM10000" in unshifted
+    assert "at least +" not in unshifted
 
 
 def test_the_page_shows_what_reporting_takes_with_one_answer_and_with_all() -> None:
