@@ -275,9 +275,8 @@ def test_chat_by_cct_answers_with_the_spokesman_and_its_votes(policies: FakePoli
     answer = chat(api, model="dermo+cct").json()
     assert answer["choices"][0]["message"]["content"] == completion("Melanoma")
     assert answer["cct"]["answer"] == "Melanoma"
-    assert {view["name"] for view in answer["cct"]["views"]} >= {
-        "even_light_half_turn"
-    }  # the text speaks of dermoscopy
+    # the text speaks of dermoscopy
+    assert {view["name"] for view in answer["cct"]["views"]} >= {"even_light_half_turn"}
     streamed = chat(api, cct=True, stream=True, stream_options={"include_usage": True}).text
     chunks = [json.loads(line[6:]) for line in streamed.split("\n") if line.startswith("data: {")]
     assert chunks[0]["choices"][0]["delta"]["content"] == completion("Melanoma")

@@ -44,10 +44,12 @@ def plan(config: CCTConfig, modality: Modality, seed: int) -> list[Draw]:
     `seed` is at least 0; give every question its own, such as a hash of its id.
     """
     views: tuple[ViewName, ...] = getattr(config.views, modality)
-    greedy = 1 if config.greedy_first else 0
+    temperatures = [config.temperature] * config.samples_per_view
+    if config.greedy_first:
+        temperatures[0] = 0.0
     return [
-        Draw(view, sample, 0.0 if sample < greedy else config.temperature, _sampling_seed(seed, view, sample))
-        for sample in range(config.samples_per_view)
+        Draw(view, sample, temperature, _sampling_seed(seed, view, sample))
+        for sample, temperature in enumerate(temperatures)
         for view in views
     ]
 
