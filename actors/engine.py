@@ -40,6 +40,9 @@ from dermo_ray.records import Turn
 _BAN = -100.0
 """The largest penalty vLLM takes; at any temperature the token's probability is 0 in float32."""
 
+_LOOK = 0.1
+"""Seconds between two looks at whether the engine's process is alive."""
+
 
 class Engine:
     """An engine for one base model, and the policy versions it can answer with."""
@@ -213,6 +216,11 @@ class Engine:
     async def check_health(self) -> None:
         """Raises vLLM's error where the engine is dead."""
         await self.llm.check_health()
+
+    async def death(self) -> None:
+        """Returns once the engine's process has died, and vLLM knows."""
+        while not self.llm.errored:
+            await asyncio.sleep(_LOOK)
 
     async def generate(
         self,

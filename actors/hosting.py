@@ -6,10 +6,11 @@ answers nothing more. Pools know hosts through `Host` alone, so that they are te
 
 import asyncio
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -22,6 +23,12 @@ _LOG_LINES = 3
 _LOG_DEADLINE = 20.0
 """Seconds within which its node must hand them over."""
 _IDENTIFIERS = ("class_name:", "actor_id:", "pid:", "namespace:", "ip:", "name:")
+
+
+def end_process(reason: str) -> NoReturn:
+    """End this process, and with it those bound to it; `reason` is the last line of its log."""
+    print(reason, file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 class WorkerDied(Exception):

@@ -6,17 +6,15 @@ and keep it unless the whole model is replaced under them; each token knows its 
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from actors.adapters import Published, Sent
 from actors.crew import News
 from actors.environment import threads, worker_environment
-from actors.hosting import RayHost, last_line
+from actors.hosting import RayHost, end_process, last_line
 from actors.images import read_images
 from actors.messages import Group, Prompt, Sampling
 from actors.pool import Pool, ray_pool
@@ -64,7 +62,7 @@ class RolloutWorker:
         An engine in which a transfer broke off is in no state for that: the worker ends, for its pool to start another.
         """
         if self._receiving:
-            _end("a transfer of weights to its engine broke off")
+            end_process("a transfer of weights to its engine broke off")
         async with self._going_with_its_engine():
             return await self.engine.load(weights)
 
@@ -122,7 +120,7 @@ class RolloutWorker:
             try:
                 await self.engine.check_health()
             except Exception as dead:
-                _end(f"the engine is dead: {last_line(dead)}")
+                end_process(f"the engine is dead: {last_line(dead)}")
             raise
 
     @property
@@ -131,12 +129,6 @@ class RolloutWorker:
         if self._engine is None:
             raise RuntimeError("the rollout worker was not started")
         return self._engine
-
-
-def _end(reason: str) -> NoReturn:
-    """End this process, and the engine's with it; its pool tells of its last words."""
-    print(reason, file=sys.stderr, flush=True)
-    os._exit(1)
 
 
 class Rollouts:

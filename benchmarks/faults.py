@@ -44,6 +44,11 @@ def engines(replica: psutil.Process) -> list[psutil.Process]:
     return replica.children(recursive=True)
 
 
+def answers(replica: psutil.Process) -> bool:
+    """Whether a replica has an engine and is past its start, of which its title tells, that Ray sets."""
+    return bool(engines(replica)) and "initialize" not in " ".join(_command(replica))
+
+
 async def kill_one(server: Server, *, engine_alone: bool) -> dict[str, Any]:
     """Kill a replica, or its engine, in the middle of a load, and wait until all are there again."""
     bodies = requests(4_000, TOKENS, images=32)
@@ -58,7 +63,7 @@ async def kill_one(server: Server, *, engine_alone: bool) -> dict[str, Any]:
     whole = None
     while time.monotonic() - began < _RECOVERY:
         await asyncio.sleep(0.25)
-        now = [process for process in replicas(server) if engines(process)]
+        now = [process for process in replicas(server) if answers(process)]
         if len(now) == REPLICAS and victim.pid not in {process.pid for process in now} and await _all_answer(server):
             whole = time.monotonic() - began
             break
@@ -77,7 +82,7 @@ async def kill_one(server: Server, *, engine_alone: bool) -> dict[str, Any]:
 
 
 async def _all_answer(server: Server) -> bool:
-    """Whether Ray Serve's proxy and a replica answer; each replica is up once its engine's process is."""
+    """Whether a request is answered."""
     return not (await put_on(server, requests(1, 1), 1)).failures
 
 

@@ -4,22 +4,30 @@ MODEL and DATA are a fine-tuned policy and a prepared folder, such as the demo's
 `data`. PYTHON is the interpreter of an environment that has TRL as well (`benchmarks/README.md`). Both train the same
 adapter on the same prompts, with the same group size, lengths, precision and reward, for so many seconds from the
 first update on; TRL once as one process with all cores, once as one process a core. The arms take turns. Start-up is
-not counted on either side, and the first updates are left out of the rates. Writes `benchmarks/results/rl_step.json`.
+not counted on either side, and the first updates are left out of the rates. After each of our runs its parts do the
+same work alone: bare engines, a process a core, sample for as many prompts in one call, and the learner ranks, without
+Ray, make the same updates from the completions that the run recorded. Writes `benchmarks/results/rl_step.json`.
 """
 
 import argparse
+import json
+import os
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks import rollout
 from benchmarks.beside_trl import arguments_of, compare, entries_of, run_trl
+from benchmarks.load import free_port
 from dermo_ray.config.base import load
 from dermo_ray.config.mavic import MavicConfig
 from jobs.memory import PeakMemory
 
 _WARM_UP = 3
+_BARE_UPDATES = 12
+"""Measured of the learner ranks alone."""
 STAGE = Path("configs/demo/mavic.yaml")
 
 
@@ -49,6 +57,7 @@ def one_run(arm: str, arguments: argparse.Namespace, scratch: Path, seed: int, s
     first, last = entries[_WARM_UP - 1], entries[-1]
     updates, seconds = len(entries) - _WARM_UP, last["seconds"] - first["seconds"]
     tokens = sum(entry["completion_tokens"] for entry in entries[_WARM_UP:]) * samples
+    alone = bare_parts(arguments, scratch, tokens / updates) if arm == "dermoray" else {}
     return {
         "seed": seed,
         "updates": len(entries),
@@ -56,6 +65,8 @@ def one_run(arm: str, arguments: argparse.Namespace, scratch: Path, seed: int, s
         "tokens_per_second": tokens / seconds,
         "reward_of_the_last_ten": statistics.mean(entry["reward"] for entry in entries[-10:]),
         "peak_memory_gib": round(memory.gib, 2),
+        **alone,
+        **({"times_the_bare_parts": seconds / updates / sum(alone.values())} if alone else {}),
         "curve": [[round(entry["seconds"], 2), round(entry["reward"], 4)] for entry in entries],
     }
 
@@ -84,6 +95,27 @@ def train(arguments: argparse.Namespace, run: Path, seed: int) -> list[dict[str,
         for entry in entries
         if entry["time"] - began <= arguments.seconds
     ]
+
+
+def bare_parts(arguments: argparse.Namespace, scratch: Path, tokens: float) -> dict[str, float]:
+    """Seconds that bare engines take for the `tokens` of an update, and bare learner ranks for the update."""
+    cores = os.cpu_count() or 1
+    model, data = arguments.model.absolute(), arguments.data.absolute()
+    (scratch / "engines").mkdir()
+    speed = rollout.bare(model, data, scratch / "engines", cores)
+    port, steps = free_port(), _WARM_UP + _BARE_UPDATES
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.bare_learner", str(model), str(data), str(scratch / "run/rollouts"),
+             str(scratch / f"rank-{rank}.json"), f"--rank={rank}", f"--port={port}", f"--steps={steps}"]
+        )
+        for rank in range(load(MavicConfig, STAGE).learner.workers)
+    ]  # fmt: skip
+    if any([rank.wait() for rank in ranks]):
+        raise RuntimeError("a bare learner rank failed")
+    ended = json.loads((scratch / "rank-0.json").read_text())
+    updates = (ended[-1] - ended[_WARM_UP - 1]) / _BARE_UPDATES
+    return {"bare_engines_seconds": tokens / speed, "bare_learner_seconds": updates}
 
 
 if __name__ == "__main__":

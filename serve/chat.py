@@ -198,6 +198,8 @@ class PolicyChat(OpenAIServingChat):
     async def _ask(
         self, release: Release, body: dict[str, Any]
     ) -> AsyncGenerator[str, None] | ChatCompletionResponse | ErrorResponse:
+        if self.engine_client.errored:
+            await asyncio.Event().wait()  # for the end of this process: the request is then asked again on another
         try:
             request = ChatCompletionRequest.model_validate(body)
             bias = {**(request.logit_bias or {}), **{str(token): bias for token, bias in self.engine.penalties.items()}}

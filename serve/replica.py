@@ -1,16 +1,25 @@
-"""One policy replica: an engine with the releases it holds, behind methods that the ingress and the manager call."""
+"""One policy replica: an engine with the releases it holds, behind methods that the ingress and the manager call.
 
+Invariant: a replica ends with its engine. Requests that the engine was answering then are told so, lest one that
+crashes engines goes from one to the next; what comes after them is asked again on another replica.
+"""
+
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 from ray.serve.handle import DeploymentHandle
 
 from actors.environment import threads
+from actors.hosting import end_process
 from dermo_ray.config.serve import ServeConfig
 from serve.catalogue import Catalogue, Release
 from serve.checkpoints import Checkpoint
 from serve.messages import Answer, Completed, Usage
 from serve.naming import Names
+
+_LAST_WORDS = 0.5
+"""Seconds for answers that say that the engine died to leave this process."""
 
 
 class Policy:
@@ -34,6 +43,7 @@ class Policy:
         self._chat = PolicyChat(self._engine, Names(config.name), catalogue.newest)
         for release in catalogue.releases.values():
             await self._chat.hold(release)
+        self._living = asyncio.get_running_loop().create_task(self._end_with_engine())
 
     async def complete(self, release: Release, body: dict[str, Any]) -> Answer:
         """See `Policies`."""
@@ -66,7 +76,15 @@ class Policy:
         """Ray Serve replaces the replica where this raises."""
         await self._engine.check_health()
 
+    async def _end_with_engine(self) -> None:
+        # Ray Serve would look three times, and then let the replica drain, before it starts another
+        await self._engine.death()
+        await asyncio.sleep(_LAST_WORDS)
+        end_process("the engine is dead")
+
     def __del__(self) -> None:
         """Ray Serve calls it when the replica has drained."""
+        if hasattr(self, "_living"):
+            self._living.cancel()
         if hasattr(self, "_engine"):
             self._engine.close()

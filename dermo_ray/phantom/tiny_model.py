@@ -25,7 +25,9 @@ class TinyModelSettings(Settings):
     """The shape of the tiny Qwen3-VL."""
 
     hidden_size: int = 128
-    """Width of the language model; a multiple of 32, the size of an attention head."""
+    """Width of the language model; a multiple of `2 * head_size`."""
+    head_size: int = 32
+    """Width of an attention head, of the language model and of the vision tower."""
     layers: int = 4
     """Layers of the language model."""
     vision_hidden_size: int = 128
@@ -55,7 +57,8 @@ def save_tiny_model(
     """
     tokenizer = build_tokenizer(settings.vocabulary_size)
     ids = tokenizer.get_vocab()
-    head_size = 32
+    head_size = settings.head_size
+    section = 5 * head_size // 32
     config = Qwen3VLConfig(
         text_config={
             "initializer_range": settings.initializer_range,
@@ -70,7 +73,7 @@ def save_tiny_model(
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 10000.0,
-                "mrope_section": [6, 5, 5],
+                "mrope_section": [head_size // 2 - 2 * section, section, section],
                 "mrope_interleaved": True,
             },
             "bos_token_id": ids[END_OF_TEXT],
