@@ -30,11 +30,9 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder that all of one measurement share")
     parser.add_argument("--first", type=int, default=1)
     parser.add_argument("--groups", type=int, default=256)
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--processes", type=int, default=1, help="of this kind, side by side")
     arguments = parser.parse_args()
     os.environ |= {
-        "OMP_NUM_THREADS": str(arguments.threads),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_LOGGING_LEVEL": "ERROR",

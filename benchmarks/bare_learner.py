@@ -8,12 +8,10 @@ each update ended, by the machine's monotonic clock.
 import argparse
 import asyncio
 import json
-import os
 import time
 from pathlib import Path
 
 from actors.batch import with_advantages
-from actors.environment import worker_environment
 from actors.messages import Prompt, Sampling, TrainingGroup
 from actors.replay import Dump, DumpedRewards, DumpedRollouts
 from dermo_ray.config.base import load
@@ -35,7 +33,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, required=True)
     arguments = parser.parse_args()
     config = load(MavicConfig, STAGE, [f"model.path={arguments.model}", f"data={arguments.data}"])
-    os.environ |= worker_environment(config.learner)
     from actors.learner import LearnerRank
 
     updates = asyncio.run(recorded(arguments.rollouts, config, arguments.steps))

@@ -228,6 +228,15 @@ class Outcome:
     retried: int = 0
     """Requests that were sent again after a 503, where that is allowed."""
 
+    def add(self, later: "Outcome") -> None:
+        """Count in what came of another load, put on after this one."""
+        self.seconds += later.seconds
+        self.latencies += later.latencies
+        self.began += later.began
+        self.answers += later.answers
+        self.failures += later.failures
+        self.retried += later.retried
+
     def figures(self, tokens: int) -> dict[str, float]:
         """Throughput in answered requests and generated tokens a second, and quantiles of the latency in ms."""
         answered = len(self.latencies)

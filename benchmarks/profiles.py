@@ -1,7 +1,7 @@
 """Where the time of a command goes, over all its processes: `python -m benchmarks.profiles NAME -- COMMAND`.
 
-Samples the Python stacks of the command and of all it starts with py-spy, threads that wait left out, and adds to
-`benchmarks/results/profiles.json`, under NAME, what each kind of process spent: its share of all samples, and the
+Samples the Python stacks of the command and of all it starts with py-spy, threads that wait and imports left out, and
+adds to `benchmarks/results/profiles.json`, under NAME, what each kind of process spent: its share of all samples, and the
 functions in which most of its own were taken, those included that they called. The measurements of a name stay in
 order, each with what was changed before it (`--note`), so that the last two are before and after.
 """
@@ -39,6 +39,7 @@ ROLES = {
 }
 """What a process is, by a part of the path of a file whose code it runs; the first that is found counts."""
 _FRAME = re.compile(r"(?P<function>.+) \((?P<file>[^()]+?)(:\d+)?\)$")
+_IMPORT = "importlib._bootstrap"
 _TRUNK = 0.9
 """Functions that most of a process's samples are in say nothing."""
 _LISTED = 12
@@ -70,7 +71,8 @@ def stacks_of(lines: Iterable[str]) -> Iterator[tuple[str, list[str], int]]:
     for line in lines:
         text, _, count = line.rpartition(" ")
         process, *frames = text.split(";")
-        yield process, [shown for frame in frames if (shown := _frame(frame)) is not None], int(count)
+        if _IMPORT not in text:
+            yield process, [shown for frame in frames if (shown := _frame(frame)) is not None], int(count)
 
 
 def _frame(text: str) -> str | None:

@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from actors.environment import worker_environment
 from benchmarks import rollout
 from benchmarks.beside_trl import arguments_of, compare, entries_of, run_trl
 from benchmarks.load import free_port
@@ -104,12 +105,14 @@ def bare_parts(arguments: argparse.Namespace, scratch: Path, tokens: float) -> d
     (scratch / "engines").mkdir()
     speed = rollout.bare(model, data, scratch / "engines", cores)
     port, steps = free_port(), _WARM_UP + _BARE_UPDATES
+    learner = load(MavicConfig, STAGE).learner
     ranks = [
         subprocess.Popen(
             [sys.executable, "-m", "benchmarks.bare_learner", str(model), str(data), str(scratch / "run/rollouts"),
-             str(scratch / f"rank-{rank}.json"), f"--rank={rank}", f"--port={port}", f"--steps={steps}"]
+             str(scratch / f"rank-{rank}.json"), f"--rank={rank}", f"--port={port}", f"--steps={steps}"],
+            env=os.environ | worker_environment(learner),
         )
-        for rank in range(load(MavicConfig, STAGE).learner.workers)
+        for rank in range(learner.workers)
     ]  # fmt: skip
     if any([rank.wait() for rank in ranks]):
         raise RuntimeError("a bare learner rank failed")

@@ -52,8 +52,9 @@ def bare(model: Path, data: Path, scratch: Path, processes: int) -> float:
     running = [
         subprocess.Popen(
             [sys.executable, "-m", "benchmarks.bare_engine", str(model), str(data), str(scratch),
-             f"--first={1 + number * groups}", f"--groups={groups}", f"--threads={threads}",
-             f"--processes={processes}"]
+             f"--first={1 + number * groups}", f"--groups={groups}", f"--processes={processes}"],
+            # here, since it is read before the module's first line; threads that spin would starve the other engine
+            env=os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"},
         )
         for number in range(processes)
     ]  # fmt: skip

@@ -2,8 +2,8 @@
 
 20 checkpoints are committed to a run one after another while 2,000 greedy requests about 8 images go to the service
 that follows it. Afterwards another service, without load, is asked what each version says about each image; an answer
-of the load that is not what the version it carries says is counted as wrongly attributed. A steady load before tells
-the p99 without swaps. Writes `benchmarks/results/swaps.json`.
+of the load that is not what the version it carries says is counted as wrongly attributed. Half as many requests without
+swaps, in turns with those, tell the steady p99. Writes `benchmarks/results/swaps.json`.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from benchmarks.load import Server, add_checkpoint, dermo_ray_server, make_run, put_on, requests
+from benchmarks.load import Outcome, Server, add_checkpoint, dermo_ray_server, make_run, put_on, requests
 from benchmarks.machine import describe
 from dermo_ray import checkpoints
 
@@ -26,27 +26,33 @@ REQUESTS = 2_000
 CONCURRENCY = 8
 TOKENS = 32
 IMAGES = 8
+TURNS = 4
 _AROUND = 1.0
 """Seconds after a checkpoint appeared within which a request counts as one during a swap."""
+_SETTLED = 3.0
+"""Seconds after which the last checkpoint of a turn has taken over."""
 
 
 async def swap(server: Server, run: Path) -> dict[str, Any]:
-    """Put the load on, and swap as it goes on."""
+    """Put the load on, in turns without and with swaps."""
     bodies = requests(REQUESTS, TOKENS, images=IMAGES)
     await put_on(server, bodies[:200], CONCURRENCY)  # warm
-    steady = await put_on(server, bodies[: REQUESTS // 2], CONCURRENCY)
-    expected = steady.seconds * REQUESTS / (REQUESTS // 2)
+    steady, load = Outcome(0.0), Outcome(0.0)
     committed: list[float] = []
 
-    async def keep_committing() -> None:
-        for step in range(2, SWAPS + 2):
-            await asyncio.sleep(expected / (SWAPS + 2))
+    async def keep_committing(first: int, seconds: float) -> None:
+        for step in range(first, first + SWAPS // TURNS):
+            await asyncio.sleep(seconds / (SWAPS // TURNS + 1))
             await asyncio.to_thread(add_checkpoint, run, run.parent / "adapter", step)
             committed.append(time.monotonic())
 
-    swapping = asyncio.create_task(keep_committing())
-    load = await put_on(server, bodies, CONCURRENCY, keep=True)
-    await swapping
+    for turn in range(TURNS):
+        quiet = await put_on(server, bodies[: REQUESTS // TURNS // 2], CONCURRENCY)
+        steady.add(quiet)
+        swapping = asyncio.create_task(keep_committing(2 + turn * SWAPS // TURNS, 2 * quiet.seconds))
+        load.add(await put_on(server, bodies[: REQUESTS // TURNS], CONCURRENCY, keep=True))
+        await swapping
+        await asyncio.sleep(_SETTLED)
     during = [
         latency
         for began, latency in zip(load.began, load.latencies, strict=True)
