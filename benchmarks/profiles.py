@@ -1,8 +1,8 @@
 """Where the time of a command goes, over all its processes: `python -m benchmarks.profiles NAME -- COMMAND`.
 
 Samples the Python stacks of the command and of all it starts with py-spy, threads that wait and imports left out, and
-adds to `benchmarks/results/profiles.json`, under NAME, what each kind of process spent: its share of all samples, and the
-functions in which most of its own were taken, those included that they called. The measurements of a name stay in
+adds to `benchmarks/results/profiles.json`, under NAME, what each kind of process spent: its share of all samples, and
+the functions in which most of its own were taken, those included that they called. The measurements of a name stay in
 order, each with what was changed before it (`--note`), so that the last two are before and after.
 """
 
@@ -10,6 +10,7 @@ import argparse
 import json
 import re
 import subprocess
+import sys
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -53,7 +54,16 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder, "stacks.txt")
-        sampler = ["py-spy", "record", "--subprocesses", "--nonblocking", "--rate", str(RATE), "--format", "raw"]
+        sampler = [
+            str(Path(sys.executable).with_name("py-spy")),
+            "record",
+            "--subprocesses",
+            "--nonblocking",
+            "--rate",
+            str(RATE),
+            "--format",
+            "raw",
+        ]
         subprocess.run([*sampler, "--output", str(raw), "--", *arguments.command], check=True)
         stacks = list(stacks_of(raw.read_text().splitlines()))
     found = {"command": " ".join(arguments.command), "note": arguments.note, "machine": describe(), **costs(stacks)}
