@@ -23,6 +23,7 @@ RESULT = Path("benchmarks/results/faults.json")
 CONCURRENCY = 8
 TOKENS = 32
 REPLICAS = 2
+_REQUESTS = 1_500
 _RECOVERY = 120.0
 
 
@@ -51,7 +52,7 @@ def answers(replica: psutil.Process) -> bool:
 
 async def kill_one(server: Server, *, engine_alone: bool) -> dict[str, Any]:
     """Kill a replica, or its engine, in the middle of a load, and wait until all are there again."""
-    bodies = requests(4_000, TOKENS, images=32)
+    bodies = requests(_REQUESTS, TOKENS, images=32)
     load = asyncio.create_task(put_on(server, bodies, CONCURRENCY, retries=20))
     await asyncio.sleep(5)
     victim = replicas(server)[0]
