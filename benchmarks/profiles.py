@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.demo import RESULTS
 from benchmarks.machine import describe
 
-RATE = 50
+RATE = 20
 """Samples a second."""
 ROLES = {
     "vllm/v1/engine/core.py": "engine: the model",
@@ -40,6 +40,7 @@ ROLES = {
 }
 """What a process is, by a part of the path of a file whose code it runs; the first that is found counts."""
 _FRAME = re.compile(r"(?P<function>.+) \((?P<file>[^()]+?)(:\d+)?\)$")
+_ENDS = re.compile(r"\) \d+$")
 _IMPORT = "importlib._bootstrap"
 _TRUNK = 0.9
 """Functions that most of a process's samples are in say nothing."""
@@ -78,8 +79,13 @@ def main() -> None:
 
 def stacks_of(lines: Iterable[str]) -> Iterator[tuple[str, list[str], int]]:
     """Process, frames from the outermost on as `function (file)`, and samples, of py-spy's raw format."""
+    begun = ""
     for line in lines:
-        text, _, count = line.rpartition(" ")
+        begun += line
+        if _ENDS.search(begun) is None:  # the command of a process may have several lines
+            continue
+        text, _, count = begun.rpartition(" ")
+        begun = ""
         process, *frames = text.split(";")
         if _IMPORT not in text:
             yield process, [shown for frame in frames if (shown := _frame(frame)) is not None], int(count)

@@ -3,8 +3,8 @@
 MODEL and DATA are a fine-tuned policy and a prepared folder, such as the demo's `sft/checkpoints/latest/model` and
 `data`. Ours is `jobs.mavic` with `mode=rollout_only`: engines in Ray actors, rewards, ledger and rollouts on disk, all
 that a run does but learn. The others answer the same prompts, as many samples each, by `LLM.generate` in one call: once
-as one process with all cores, once as one process a core that shares the prompts. The arms take turns; start-up is
-not counted. Writes `benchmarks/results/rollout.json`.
+as one process with all cores, once as one process a core that shares the prompts. None has an adapter. The arms take
+turns; start-up is not counted. Writes `benchmarks/results/rollout.json`.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def ours(model: Path, data: Path, scratch: Path) -> float:
     config = load(MavicConfig, STAGE)
     settings = [
         f"run={scratch / 'run'}", f"data={data}", f"model.path={model}", "mode=rollout_only", "max_staleness=2",
-        f"steps={_WARM_UP + BATCHES}", "reward.concepts=null",
+        f"steps={_WARM_UP + BATCHES}", "reward.concepts=null", "lora=null",
     ]  # fmt: skip
     subprocess.run([sys.executable, "-m", "jobs.mavic", str(STAGE), *settings], check=True)
     entries = entries_of(scratch / "run/metrics.jsonl")
@@ -45,14 +45,15 @@ def ours(model: Path, data: Path, scratch: Path) -> float:
     return tokens / (measured[-1]["time"] - entries[_WARM_UP - 1]["time"])
 
 
-def bare(model: Path, data: Path, scratch: Path, processes: int) -> float:
-    """Tokens a second of vLLM's offline engines."""
+def bare(model: Path, data: Path, scratch: Path, processes: int, *settings: str) -> float:
+    """Tokens a second of vLLM's offline engines; `settings` are of `benchmarks.bare_engine`."""
     groups = BATCHES * load(MavicConfig, STAGE).batch_groups // processes
     threads = (os.cpu_count() or 1) // processes
     running = [
         subprocess.Popen(
             [sys.executable, "-m", "benchmarks.bare_engine", str(model), str(data), str(scratch),
-             f"--first={1 + number * groups}", f"--groups={groups}", f"--processes={processes}"],
+             f"--first={1 + number * groups}", f"--groups={groups}", f"--processes={processes}",
+             *settings],
             # here, since it is read before the module's first line; threads that spin would starve the other engine
             env=os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"},
         )

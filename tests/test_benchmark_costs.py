@@ -4,7 +4,10 @@ from benchmarks.gpu import Work
 from benchmarks.profiles import costs, stacks_of
 
 RAW = [
-    'process 7:"python -m jobs.mavic";main (jobs/mavic.py:12);wait (asyncio/base_events.py:1) 10',
+    'process 6:"python -c import time',
+    'time.sleep(9)";sleep (importlib._bootstrap:5) 7',
+    'process 7:"python -c from jobs import mavic',
+    'mavic.main()";main (jobs/mavic.py:12);wait (asyncio/base_events.py:1) 10',
     'process 8:"ray::IDLE";run (actors/rollout.py:3);detokenize (/x/site-packages/vllm/v1/output.py:9) 10',
     'process 8:"ray::IDLE";run (actors/rollout.py:3);decode (/x/site-packages/vllm/v1/serial.py:9) 30',
     "process 9;thread (0x1);step (vllm/v1/engine/core.py:5);forward (vllm/model.py:7);linear (vllm/layer.py:1) 40",
