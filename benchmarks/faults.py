@@ -1,12 +1,14 @@
 """A replica that is killed under load: `python -m benchmarks.faults`.
 
-Two replicas answer a steady load; the engine's process of one is killed, and later that replica itself. Counts the
-requests that failed for good, those that a client had to send again (503), and the seconds until both replicas answer.
-Writes `benchmarks/results/faults.json`.
+Two replicas answer a load that one could carry, and then all that they can take, which leaves a starting replica no
+core of its own. Under each a replica is killed, and later the engine's process of one alone. Counts the requests that
+failed for good, those that a client had to send again (503), and the seconds until both replicas answer. Writes
+`benchmarks/results/faults.json`.
 """
 
 import asyncio
 import json
+import math
 import os
 import signal
 import tempfile
@@ -23,7 +25,8 @@ RESULT = Path("benchmarks/results/faults.json")
 CONCURRENCY = 8
 TOKENS = 32
 REPLICAS = 2
-_REQUESTS = 1_500
+_LOADS = {"half": (250, 2.0), "full": (700, math.inf)}
+"""How many requests, and how many a second: what one replica could carry alone, and all that two take."""
 _RECOVERY = 120.0
 
 
@@ -50,10 +53,11 @@ def answers(replica: psutil.Process) -> bool:
     return bool(engines(replica)) and "initialize" not in " ".join(_command(replica))
 
 
-async def kill_one(server: Server, *, engine_alone: bool) -> dict[str, Any]:
-    """Kill a replica, or its engine, in the middle of a load, and wait until all are there again."""
-    bodies = requests(_REQUESTS, TOKENS, images=32)
-    load = asyncio.create_task(put_on(server, bodies, CONCURRENCY, retries=20))
+async def kill_one(server: Server, name: str, *, engine_alone: bool) -> dict[str, Any]:
+    """Kill a replica, or its engine, in the middle of the load `name`, and wait until all are there again."""
+    count, rate = _LOADS[name]
+    bodies = requests(count, TOKENS, images=32)
+    load = asyncio.create_task(put_on(server, bodies, CONCURRENCY, rate=rate, retries=20))
     await asyncio.sleep(5)
     victim = replicas(server)[0]
     before = {process.pid for process in replicas(server)}
@@ -72,6 +76,7 @@ async def kill_one(server: Server, *, engine_alone: bool) -> dict[str, Any]:
     orphans = [process for process in below if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
     return {
         "killed": "engine" if engine_alone else "replica",
+        "load": name,
         "replicas_before": len(before),
         "requests": len(bodies),
         "failed": len(outcome.failures),
@@ -94,7 +99,9 @@ def main() -> None:
         overrides = [f"pool.workers={REPLICAS}", "live.follow=false"]
         with dermo_ray_server(run, folder / "server.log", overrides) as server:
             asyncio.run(put_on(server, requests(64, TOKENS), CONCURRENCY))
-            found = [asyncio.run(kill_one(server, engine_alone=alone)) for alone in (False, True)]
+            found = [
+                asyncio.run(kill_one(server, name, engine_alone=alone)) for name in _LOADS for alone in (False, True)
+            ]
     result = {"command": "python -m benchmarks.faults", "machine": describe(), "replicas": REPLICAS, "faults": found}
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))

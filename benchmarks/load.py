@@ -7,6 +7,7 @@ of a fixed length (`ignore_eos`), so that every server has the same to do.
 import asyncio
 import base64
 import io
+import math
 import os
 import signal
 import socket
@@ -250,9 +251,15 @@ class Outcome:
 
 
 async def put_on(
-    server: Server, bodies: Sequence[dict[str, Any]], concurrency: int, *, retries: int = 0, keep: bool = False
+    server: Server,
+    bodies: Sequence[dict[str, Any]],
+    concurrency: int,
+    *,
+    rate: float = math.inf,
+    retries: int = 0,
+    keep: bool = False,
 ) -> Outcome:
-    """Send `bodies`, `concurrency` at a time."""
+    """Send `bodies`, `concurrency` at a time and no more than `rate` a second."""
     outcome = Outcome(0.0)
     queue = iter(enumerate(bodies))
     limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
@@ -260,6 +267,7 @@ async def put_on(
 
         async def work() -> None:
             for number, body in queue:
+                await asyncio.sleep(max(0.0, first + number / rate - time.monotonic()))
                 began = time.monotonic()
                 for attempt in range(retries + 1):
                     status, text, answer = await _post(client, body | {"model": body.get("model", server.model)})
@@ -275,9 +283,9 @@ async def put_on(
                 else:
                     outcome.failures.append((number, status, text[:200]))
 
-        began = time.monotonic()
+        first = time.monotonic()
         await asyncio.gather(*(work() for _ in range(concurrency)))
-        outcome.seconds = time.monotonic() - began
+        outcome.seconds = time.monotonic() - first
     return outcome
 
 

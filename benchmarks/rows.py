@@ -285,7 +285,7 @@ def _swaps(result: Result) -> list[Row]:
 def _serving_faults(result: Result) -> list[Row]:
     rows = []
     for fault in result["faults"]:
-        name = f"{fault['killed']} killed under load"
+        name = f"{fault['killed']} killed under {fault['load']} load"
         failed = f"{fault['failed']} of {fault['requests']:,}, {fault['sent_again_after_503']}"
         rows += [
             (f"{name}: requests that failed, and that were sent again after a 503", failed, "0"),
