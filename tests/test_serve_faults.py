@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 import ray
 from PIL import Image
@@ -60,6 +61,31 @@ def test_requests_of_a_killed_replica_are_answered_by_the_next_one(service: str)
         thread.join()
     assert [answer.status_code for answer in answers] == [200] * 4
     assert {answer.json()["system_fingerprint"] for answer in answers} == {"tiny@step_000007/v7"}
+
+
+def test_a_replica_ends_with_its_engine_and_only_what_the_engine_was_answering_is_affected(service: str):
+    (engine,) = (
+        process
+        for process in psutil.Process().children(recursive=True)
+        if "EngineCore" in " ".join([process.name(), *process.cmdline()])
+    )
+    replica = engine.parent()
+    assert replica is not None
+    under_way: list[httpx.Response] = []
+    asking = [threading.Thread(target=lambda: under_way.append(ask(service, max_tokens=300))) for _ in range(4)]
+    for thread in asking:
+        thread.start()
+    time.sleep(0.5)
+    engine.kill()
+    time.sleep(0.05)
+    later = ask(service)
+    for thread in asking:
+        thread.join()
+    psutil.wait_procs([replica], timeout=20)
+    assert not replica.is_running() or replica.status() == psutil.STATUS_ZOMBIE
+    assert later.status_code == 200
+    assert {answer.status_code for answer in under_way} <= {200, 503}
+    assert all("Retry-After" in answer.headers for answer in under_way if answer.status_code == 503)
 
 
 def test_a_killed_manager_comes_back_with_its_catalogue_and_nobody_waits_for_it(service: str):
