@@ -1,21 +1,26 @@
 """Where the time of a command goes, over all its processes: `python -m benchmarks.profiles NAME -- COMMAND`.
 
-Samples the Python stacks of the command and of all it starts with py-spy, threads that wait and imports left out, and
-adds to `benchmarks/results/profiles.json`, under NAME, what each kind of process spent: its share of all samples, and
-the functions in which most of its own were taken, those included that they called. The measurements of a name stay in
-order, each with what was changed before it (`--note`), so that the last two are before and after.
+Starts the command, waits until its start-up is over (`--after`), measures for a while what each of its processes takes
+of the cores, samples their Python stacks with py-spy meanwhile, threads that wait left out, and ends it. Adds to
+`benchmarks/results/profiles.json`, under NAME, each kind of process: how many cores it took, and the functions in which
+most of its samples were, those included that they called. The measurements of a name stay in order, each with what was
+changed before it (`--note`), so that the last two are before and after.
 """
 
 import argparse
 import json
 import re
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from benchmarks.demo import RESULTS
 from benchmarks.machine import describe
@@ -40,34 +45,40 @@ ROLES = {
 }
 """What a process is, by a part of the path of a file whose code it runs; the first that is found counts."""
 _FRAME = re.compile(r"(?P<function>.+) \((?P<file>[^()]+?)(:\d+)?\)$")
-_ENDS = re.compile(r"\) \d+$")
-_IMPORT = "importlib._bootstrap"
+_LEAST = 0.01
+"""Cores below which a process is left out."""
+_PATIENCE = 60.0
+"""Seconds that the command has to end once it is told to."""
 _TRUNK = 0.9
 """Functions that most of a process's samples are in say nothing."""
 _LISTED = 12
+
+
+Stack = tuple[str, list[str], int]
+"""Process, frames from the outermost on as `function (file)`, and samples."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", help="what is profiled, such as a benchmark")
     parser.add_argument("--note", default="", help="what was changed since the measurement before")
+    parser.add_argument("--after", type=float, default=90, help="seconds of start-up, which are left out")
+    parser.add_argument("--seconds", type=float, default=30, help="that are measured")
     parser.add_argument("command", nargs="+", help="after --")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        raw = Path(folder, "stacks.txt")
-        sampler = [
-            str(Path(sys.executable).with_name("py-spy")),
-            "record",
-            "--subprocesses",
-            "--nonblocking",
-            "--rate",
-            str(RATE),
-            "--format",
-            "raw",
-        ]
-        subprocess.run([*sampler, "--output", str(raw), "--", *arguments.command], check=True)
-        stacks = list(stacks_of(raw.read_text().splitlines()))
-    found = {"command": " ".join(arguments.command), "note": arguments.note, "machine": describe(), **costs(stacks)}
+    running = subprocess.Popen(arguments.command)
+    try:
+        time.sleep(arguments.after)
+        if running.poll() is not None:
+            parser.error(f"the command ended before {arguments.after:g} s (--after)")
+        cores, stacks = sampled(running.pid, arguments.seconds)
+    finally:
+        running.send_signal(signal.SIGTERM)
+        running.wait(_PATIENCE)
+    found = {
+        "command": " ".join(arguments.command), "note": arguments.note, "machine": describe(),
+        "processes": costs(cores, stacks),
+    }  # fmt: skip
     path = RESULTS / "profiles.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {
         "command": "python -m benchmarks.profiles NAME -- COMMAND", "profiles": {}
@@ -77,18 +88,48 @@ def main() -> None:
     print(json.dumps(found["processes"], indent=2))
 
 
-def stacks_of(lines: Iterable[str]) -> Iterator[tuple[str, list[str], int]]:
-    """Process, frames from the outermost on as `function (file)`, and samples, of py-spy's raw format."""
-    begun = ""
+def sampled(pid: int, seconds: float) -> tuple[dict[str, float], list[Stack]]:
+    """For process `pid` and all below it, over `seconds`: the cores that each takes, and the stacks of each."""
+    processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    before = {process: _seconds(process) for process in processes}
+    time.sleep(1)
+    busy = [process for process in processes if _seconds(process) - before[process] > _LEAST]
+    before = {process: _seconds(process) for process in busy}
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        command = [str(Path(sys.executable).with_name("py-spy")), "record", "--nonblocking", "--format", "raw",
+                   "--rate", str(RATE), "--duration", f"{seconds:g}"]  # fmt: skip
+        files = {process: Path(folder, f"{process.pid}.txt") for process in busy}
+        samplers = [
+            subprocess.Popen([*command, "--output", str(file), "--pid", str(process.pid)], stdout=subprocess.DEVNULL)
+            for process, file in files.items()
+        ]
+        for sampler in samplers:
+            sampler.wait(seconds + _PATIENCE)
+        stacks = [
+            stack
+            for process, file in files.items()
+            if file.is_file()  # py-spy can't read a process that is no Python's
+            for stack in stacks_of(str(process.pid), file.read_text().splitlines())
+        ]
+    passed = time.monotonic() - began
+    return {str(process.pid): (_seconds(process) - before[process]) / passed for process in busy}, stacks
+
+
+def _seconds(process: psutil.Process) -> float:
+    try:
+        times = process.cpu_times()
+    except psutil.NoSuchProcess:  # it has just ended
+        return 0.0
+    return float(times.user + times.system)
+
+
+def stacks_of(process: str, lines: Iterable[str]) -> Iterator[Stack]:
+    """The stacks in py-spy's raw format."""
     for line in lines:
-        begun += line
-        if _ENDS.search(begun) is None:  # the command of a process may have several lines
-            continue
-        text, _, count = begun.rpartition(" ")
-        begun = ""
-        process, *frames = text.split(";")
-        if _IMPORT not in text:
-            yield process, [shown for frame in frames if (shown := _frame(frame)) is not None], int(count)
+        text, _, count = line.rpartition(" ")
+        frames = [shown for frame in text.split(";") if (shown := _frame(frame)) is not None]
+        yield process, frames, int(count)
 
 
 def _frame(text: str) -> str | None:
@@ -98,26 +139,28 @@ def _frame(text: str) -> str | None:
     return f"{match['function']} ({match['file'].rpartition('site-packages/')[2]})"
 
 
-def costs(stacks: list[tuple[str, list[str], int]]) -> dict[str, Any]:
-    """Samples altogether and, for each kind of process, its share and its most costly functions."""
+def costs(cores: dict[str, float], stacks: list[Stack]) -> dict[str, Any]:
+    """The cores that each kind of process takes, and its most costly functions as shares of its samples."""
     frames_of: dict[str, set[str]] = defaultdict(set)
     for process, frames, _ in stacks:
         frames_of[process].update(frames)
-    roles = {process: _role(frames) for process, frames in frames_of.items()}
+    roles = {process: _role(frames_of[process]) for process in cores}
     total, within = Counter[str](), defaultdict[str, Counter[str]](Counter)
     for process, frames, count in stacks:
         total[roles[process]] += count
         for frame in set(frames):
             within[roles[process]][frame] += count
-    everything = max(1, total.total())
+    taken: dict[str, float] = defaultdict(float)
+    for process, share in cores.items():
+        taken[roles[process]] += share
     processes = {}
-    for role, count in total.most_common():
-        informative = [(name, here) for name, here in within[role].most_common() if here < _TRUNK * count]
+    for role, share in sorted(taken.items(), key=lambda item: -item[1]):
+        informative = [(name, here) for name, here in within[role].most_common() if here < _TRUNK * total[role]]
         processes[role] = {
-            "share": round(count / everything, 3),
-            "functions": {name: round(here / count, 3) for name, here in informative[:_LISTED]},
+            "cores": round(share, 3),
+            "functions": {name: round(here / total[role], 3) for name, here in informative[:_LISTED]},
         }
-    return {"samples": everything, "processes": processes}
+    return processes
 
 
 def _role(frames: Iterable[str]) -> str:
