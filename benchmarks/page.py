@@ -22,7 +22,8 @@ _INTRODUCTION = """# Benchmarks
 
 Every figure here is read from a file of `benchmarks/results`, which holds the command, the machine, the versions and
 the seeds; `python -m benchmarks.page` makes this page from them. What is compared was measured in turns in one run. The
-machine is small, two cores without a GPU, so the ratios say more than the times. Nothing was measured on a GPU.
+machine is small, two cores without a GPU, so the ratios say more than the times. Nothing was measured on a GPU:
+`python -m benchmarks.gpu` is ready for one, and untried there.
 """
 
 

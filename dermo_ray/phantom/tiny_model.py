@@ -25,7 +25,7 @@ class TinyModelSettings(Settings):
     """The shape of the tiny Qwen3-VL."""
 
     hidden_size: int = 128
-    """Width of the language model; a multiple of `2 * head_size`."""
+    """Width of the language model; a multiple of twice that of a head."""
     head_size: int = 32
     """Width of an attention head, of the language model and of the vision tower."""
     layers: int = 4
