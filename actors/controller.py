@@ -345,7 +345,8 @@ class RunController:
         """Publish the learner's weights, and let new requests use them once every engine has proved to have them."""
         config, folder, version = self._config, self._config.run / ADAPTERS, self.version
         weights = None
-        if config.lora is None:
+        in_place = config.engine_lora_rank is None
+        if in_place:
             await self._validations.finish()  # a completion would go on with other weights than it is to measure
         if config.samples:
             with self._accounts.learner():
@@ -357,7 +358,7 @@ class RunController:
             self._accounts.learner_waits("bookkeeping")
         if self._validations.due(version):
             await self._validations.begin(version, weights)
-        oldest = version - config.max_staleness - 1 if config.lora is not None else version
+        oldest = version if in_place else version - config.max_staleness - 1
         retire(folder, keep={*range(oldest, version + 1), *self._validations.measured})
         async with self._change:
             self._published = version

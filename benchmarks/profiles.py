@@ -1,10 +1,10 @@
 """Where the time of a command goes, over all its processes: `python -m benchmarks.profiles NAME -- COMMAND`.
 
 Starts the command, waits until its start-up is over (`--after`), measures for a while what each of its processes takes
-of the cores, samples their Python stacks with py-spy meanwhile, threads that wait left out, and ends it. Adds to
-`benchmarks/results/profiles.json`, under NAME, each kind of process: how many cores it took, and the functions in which
-most of its samples were, those included that they called. The measurements of a name stay in order, each with what was
-changed before it (`--note`), so that the last two are before and after.
+of the cores, samples their Python stacks with py-spy for as long again, threads that wait left out, and ends it. Adds
+to `benchmarks/results/profiles.json`, under NAME, each kind of process: how many cores it took, and the functions in
+which most of its samples were, those included that they called. The measurements of a name stay in order, each with
+what was changed before it (`--note`), so that the last two are before and after.
 """
 
 import argparse
@@ -96,6 +96,9 @@ def sampled(pid: int, seconds: float) -> tuple[dict[str, float], list[Stack]]:
     busy = [process for process in processes if _seconds(process) - before[process] > _LEAST]
     before = {process: _seconds(process) for process in busy}
     began = time.monotonic()
+    time.sleep(seconds)  # before py-spy comes, which takes some of the cores itself
+    passed = time.monotonic() - began
+    cores = {str(process.pid): (_seconds(process) - before[process]) / passed for process in busy}
     with tempfile.TemporaryDirectory() as folder:
         command = [str(Path(sys.executable).with_name("py-spy")), "record", "--nonblocking", "--format", "raw",
                    "--rate", str(RATE), "--duration", f"{seconds:g}"]  # fmt: skip
@@ -112,8 +115,7 @@ def sampled(pid: int, seconds: float) -> tuple[dict[str, float], list[Stack]]:
             if file.is_file()  # py-spy can't read a process that is no Python's
             for stack in stacks_of(str(process.pid), file.read_text().splitlines())
         ]
-    passed = time.monotonic() - began
-    return {str(process.pid): (_seconds(process) - before[process]) / passed for process in busy}, stacks
+    return cores, stacks
 
 
 def _seconds(process: psutil.Process) -> float:

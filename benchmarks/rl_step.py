@@ -3,11 +3,11 @@
 MODEL and DATA are a fine-tuned policy and a prepared folder, such as the demo's `sft/checkpoints/latest/model` and
 `data`. PYTHON is the interpreter of an environment that has TRL as well (`benchmarks/README.md`). Both train the same
 adapter on the same prompts, with the same group size, lengths, precision and reward, for so many seconds from the
-first update on: ours with completions at most one update old, TRL once as one process with all cores, once as one
-process a core. The arms take turns. Start-up is not counted on either side, and the first updates are left out of the
-rates. After each of our runs its parts do the same work alone: bare engines with its last adapter, a process a core,
-answer prompts in one call, and the learner ranks, without Ray, make the same updates from the completions that the run
-recorded. Writes `benchmarks/results/rl_step.json`.
+first update on: ours with completions at most one update old and adapters merged into the engines' weights, TRL once as
+one process with all cores, once as one process a core. The arms take turns. Start-up is not counted on either side, and
+the first updates are left out of the rates. After each of our runs its parts do the same work alone: bare engines, a
+process a core, answer prompts in one call, without an adapter as the merged ones do, and the learner ranks, without
+Ray, make the same updates from the completions that the run recorded. Writes `benchmarks/results/rl_step.json`.
 """
 
 import argparse
@@ -83,6 +83,7 @@ def train(arguments: argparse.Namespace, run: Path, seed: int) -> list[dict[str,
         f"steps={round(arguments.seconds / 2)}",
         "reward.concepts=null",
         "max_staleness=1",
+        "rollout.merge_adapters=true",
         "learner.optimizer.schedule=constant",
         "checkpoint_every=100000",
     ]
@@ -105,8 +106,7 @@ def bare_parts(arguments: argparse.Namespace, scratch: Path, tokens: float) -> d
     cores = os.cpu_count() or 1
     model, data = arguments.model.absolute(), arguments.data.absolute()
     (scratch / "engines").mkdir()
-    adapter = scratch / "run/checkpoints/latest/adapter"
-    speed = rollout.bare(model, data, scratch / "engines", cores, f"--adapter={adapter}")
+    speed = rollout.bare(model, data, scratch / "engines", cores)
     port, steps = free_port(), _WARM_UP + _BARE_UPDATES
     learner = load(MavicConfig, STAGE).learner
     ranks = [

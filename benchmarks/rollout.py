@@ -45,15 +45,14 @@ def ours(model: Path, data: Path, scratch: Path) -> float:
     return tokens / (measured[-1]["time"] - entries[_WARM_UP - 1]["time"])
 
 
-def bare(model: Path, data: Path, scratch: Path, processes: int, *settings: str) -> float:
-    """Tokens a second of vLLM's offline engines; `settings` are of `benchmarks.bare_engine`."""
+def bare(model: Path, data: Path, scratch: Path, processes: int) -> float:
+    """Tokens a second of vLLM's offline engines."""
     groups = BATCHES * load(MavicConfig, STAGE).batch_groups // processes
     threads = (os.cpu_count() or 1) // processes
     running = [
         subprocess.Popen(
             [sys.executable, "-m", "benchmarks.bare_engine", str(model), str(data), str(scratch),
-             f"--first={1 + number * groups}", f"--groups={groups}", f"--processes={processes}",
-             *settings],
+             f"--first={1 + number * groups}", f"--groups={groups}", f"--processes={processes}"],
             # here, since it is read before the module's first line; threads that spin would starve the other engine
             env=os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"},
         )

@@ -104,6 +104,8 @@ def test_a_description_of_nothing_given_is_that_of_the_defaults() -> None:
         ("lora.rank=7", r"lora\.rank: .*1, 8, 16, 32, 64, 128, 256, 320 or 512.*got 7"),
         ("vision=full", "vision=full needs lora=null"),
         ("vision=lora", r"vision=lora needs rollout\.engine\.vision_adapters=true"),
+        ("rollout.merge_adapters=true & lora=null", r"rollout\.merge_adapters needs an adapter"),
+        ("rollout={merge_adapters: true, engine: {vision_adapters: true}}", r"what rollout\.merge_adapters merges"),
         ("algorithm.correction_low=3", "correction_low must be at most correction_high"),
         ("algorithm.dual_clip=1", r"algorithm\.dual_clip: .*got 1"),
         ("algorithm.max_refill=0", r"algorithm\.max_refill: .*got 0"),
@@ -111,5 +113,5 @@ def test_a_description_of_nothing_given_is_that_of_the_defaults() -> None:
 )
 def test_settings_that_do_not_fit_together_are_one_line_with_the_way_out(override: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        load(MavicConfig, None, [*NEEDED, override])
+        load(MavicConfig, None, [*NEEDED, *override.split(" & ")])
     assert "\n" not in str(caught.value)

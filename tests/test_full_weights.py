@@ -1,4 +1,4 @@
-"""Training the model itself: engines that go on with other weights in place, and whole runs in every mode."""
+"""Weights that change in place: engines that go on with other ones, and whole runs that train the model itself."""
 
 import asyncio
 import json
@@ -10,39 +10,50 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
-from actors.adapters import FullWeights, publish
+from actors.adapters import Adapter, FullWeights, Published, publish
 from actors.messages import Sampled, Sampling
 from actors.validation import VALIDATION
 from dermo_ray import checkpoints, rollouts
 from dermo_ray.config.mavic import MavicConfig
-from dermo_ray.config.model import ModelSettings
+from dermo_ray.config.model import LoraSettings, ModelSettings
 from dermo_ray.config.pools import EngineSettings
 from dermo_ray.config.prepare import PrepareConfig
 from dermo_ray.models.batches import TokenSequence, collate, encode_images
 from dermo_ray.models.chat import banned_token_ids, load_processor
-from dermo_ray.models.policy import PolicyScorer
+from dermo_ray.models.policy import PolicyScorer, load_policy
 
 ENGINE = {"max_model_len": 512, "max_num_seqs": 8, "cpu_kv_cache_gib": 0.1, "enforce_eager": True}
 UPDATES, GROUPS, GROUP_SIZE = 4, 4, 4
 
 
 @pytest.fixture(scope="module")
-def versions(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[FullWeights]:
-    """The tiny model as version 0, and with every weight a little further on as version 1."""
+def versions(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Published]:
+    """The tiny model as version 0, every weight a little further on as version 1, and two adapters on the latter."""
     folder = tmp_path_factory.mktemp("versions")
     model = AutoModelForImageTextToText.from_pretrained(tiny_model, dtype=torch.float32)
-    published = [publish(folder, 0, model.save_pretrained, FullWeights)]
+    published: list[Published] = [publish(folder, 0, model.save_pretrained, FullWeights)]
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in model.parameters():
             weight += 0.02 * torch.randn(weight.shape, generator=generator)
-    return [*published, publish(folder, 1, model.save_pretrained, FullWeights)]
+    published.append(publish(folder, 1, model.save_pretrained, FullWeights))
+    policy: Any = load_policy(ModelSettings(path=published[1].path), LoraSettings(rank=8, alpha=4), vision="lora")
+    for version in (2, 3):
+        with torch.no_grad():
+            for name, weight in policy.named_parameters():
+                if "lora_B" in name:
+                    weight.normal_(std=0.1, generator=generator)
+        published.append(publish(folder, version, policy.save_pretrained, Adapter))
+    return published
 
 
-def scores(folder: Path, base: Path, prompt_ids: list[int], completion: Sampled, image: Image.Image) -> list[float]:
-    """Log-probability of each token by the model in `folder`, as the learners compute it."""
+def scores(
+    versions: list[Published], version: int, base: Path, prompt_ids: list[int], completion: Sampled, image: Image.Image
+) -> list[float]:
+    """Log-probability of each token by one of `versions`, as the learners compute it."""
     processor = load_processor(base)
-    model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+    whole, adapter = (versions[1], versions[version].path) if version > 1 else (versions[version], None)
+    model: Any = load_policy(ModelSettings(path=whole.path), adapter=adapter).eval()
     scorer = PolicyScorer(model, banned_token_ids(processor, model.get_output_embeddings().weight.shape[0]))
     ids = prompt_ids + completion.token_ids
     sequence = TokenSequence(ids, [False] * len(prompt_ids) + [True] * len(completion.token_ids), 0)
@@ -53,7 +64,7 @@ def scores(folder: Path, base: Path, prompt_ids: list[int], completion: Sampled,
 
 
 def test_an_engine_whose_weights_change_under_a_completion_knows_which_token_came_from_which(
-    tiny_model: Path, versions: list[FullWeights]
+    tiny_model: Path, versions: list[Published]
 ) -> None:
     from actors.engine import Engine
 
@@ -63,28 +74,32 @@ def test_an_engine_whose_weights_change_under_a_completion_knows_which_token_cam
     async def run() -> tuple[list[str], list[tuple[list[int], list[Sampled]]]]:
         engine = Engine.start(ModelSettings(path=tiny_model), EngineSettings.model_validate(ENGINE), None, on_gpu=False)
         try:
-            found = [await engine.load(versions[0])]
-            under_way = asyncio.ensure_future(engine.generate("<image>\nName it.", [image], sampling, 0))
-            await asyncio.sleep(0.3)
-            found.append(await engine.load(versions[1]))
-            after = await engine.generate("<image>\nName it.", [image], sampling, 1)
-            moved = FullWeights(2, versions[1].path, versions[0].checksum)
+            found, answers = [await engine.load(versions[0])], []
+            for weights in versions[1:]:
+                before = engine.generate("<image>\nName it.", [image], sampling, engine.version)
+                under_way = asyncio.ensure_future(before)
+                await asyncio.sleep(0.3)
+                found.append(await engine.load(weights))
+                answers.append(await under_way)
+            answers.append(await engine.generate("<image>\nName it.", [image], sampling, 3))
+            moved = FullWeights(4, versions[1].path, versions[0].checksum)
             with pytest.raises(RuntimeError, match="has checksum"):
                 await engine.load(moved)
-            assert engine.version == 1
-            return found, [await under_way, after]
+            assert engine.version == 3
+            return found, answers
         finally:
             engine.close()
 
-    found, ((before_ids, before), (after_ids, after)) = asyncio.run(run())
+    found, answers = asyncio.run(run())
     assert found == [weights.checksum for weights in versions]
-    assert {version for completion in after for version in completion.versions} == {1}
-    spanning = [completion for completion in before if set(completion.versions) == {0, 1}]
-    assert spanning, "no completion was under way when the weights changed"
-    for ids, completion in [(before_ids, spanning[0]), (after_ids, after[0])]:
+    for begun, (ids, completions) in enumerate(answers):
+        expected = {begun, min(begun + 1, 3)}
+        spanning = [completion for completion in completions if set(completion.versions) == expected]
+        assert spanning, f"no completion was under way when version {begun + 1} came"
+        completion = spanning[0]
         assert completion.versions == sorted(completion.versions)
         assert len(completion.versions) == len(completion.token_ids)
-        by_version = [scores(weights.path, tiny_model, ids, completion, image) for weights in versions]
+        by_version = {version: scores(versions, version, tiny_model, ids, completion, image) for version in expected}
         for place, (version, logprob) in enumerate(zip(completion.versions, completion.logprobs, strict=True)):
             assert by_version[version][place] == pytest.approx(logprob, abs=2e-3)
 
@@ -172,6 +187,24 @@ def test_a_run_without_an_adapter_trains_and_publishes_the_model_itself(whole_ru
         assert row.step - row.version <= 1
     assert {row.version for row in rollouts.read(whole_run / VALIDATION)} <= {0, 2, 4}
     assert [entry["validation/version"] for entry in metrics if "validation/version" in entry] == [0, 2, 4]
+
+
+@pytest.mark.slow
+def test_a_run_whose_engines_merge_adapters_trains_on_what_its_learners_publish(
+    data: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    from jobs import mavic
+
+    settings = mavic_settings(tmp_path / "run", data, tiny_model, max_staleness=0).model_dump(exclude_unset=True)
+    settings["rollout"]["merge_adapters"] = True
+    settings["learner"]["optimizer"]["learning_rate"] = 1e-2
+    settings |= {"lora": {"rank": 8, "alpha": 8}, "validation": {"every": 2, "prompts": 3, "samples": 2}}
+    mavic.run(MavicConfig.model_validate(settings))
+    metrics = metrics_of(tmp_path / "run")
+    assert [entry["validation/version"] for entry in metrics if "validation/version" in entry] == [0, 2, 4]
+    assert any(entry["grad_norm"] > 0 for entry in metrics[:-1]), "nothing was learned, so nothing was merged"
+    assert [entry["step"] for entry in metrics if entry["engine_gap"] <= 1e-3] == [1, 2, 3, 4]
+    assert (tmp_path / "run/checkpoints/latest/adapter/adapter_config.json").is_file()
 
 
 @pytest.mark.slow

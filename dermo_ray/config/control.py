@@ -11,7 +11,7 @@ class HeldoutSettings(Settings):
 
     every: int = Field(default=0, ge=0)
     """Updates between validations, a multiple of checkpoint_every; 0 leaves them out. Training goes on meanwhile, but
-    without an adapter (`lora: null`) the next weights are published only once a validation is done."""
+    without an adapter (`lora: null`), or with merged ones, the next weights wait until a validation is done."""
     split: Split = "val"
     """The split whose prompts are asked."""
     prompts: int = Field(default=64, ge=1)

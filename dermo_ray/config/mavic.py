@@ -31,6 +31,9 @@ class RolloutSettings(ElasticPoolSettings):
     """Seconds within which a worker must answer a group."""
     engine: EngineSettings = EngineSettings()
     """The engine of each worker."""
+    merge_adapters: bool = False
+    """Engines add each version's adapter to the model's own weights: they sample faster, but hold their requests
+    meanwhile, and a completion that is under way goes on with the newer version. false keeps versions apart."""
 
     @property
     def groups_per_worker(self) -> int:
@@ -134,6 +137,11 @@ class MavicConfig(Settings):
         return self.mode in ("train", "rollout_only")
 
     @property
+    def engine_lora_rank(self) -> int | None:
+        """Rank of the adapters that engines keep apart; None where their own weights are replaced."""
+        return self.lora.rank if self.lora is not None and not self.rollout.merge_adapters else None
+
+    @property
     def left_out(self) -> tuple[str, ...]:
         """The pools that the mode does without, by their settings."""
         return {
@@ -154,8 +162,16 @@ class MavicConfig(Settings):
         check_vision(self.vision, self.lora)
         if self.lora is not None and self.lora.dropout > 0:
             raise ValueError("lora.dropout must be 0: with it the learner's log-probabilities are not the engine's")
-        if self.vision == "lora" and not self.rollout.engine.vision_adapters:
-            raise ValueError("vision=lora needs rollout.engine.vision_adapters=true, or engines would leave it out")
+        merges, apart = self.rollout.merge_adapters, self.rollout.engine.vision_adapters
+        if merges and self.lora is None:
+            raise ValueError("rollout.merge_adapters needs an adapter: give lora, or false")
+        if merges and apart:
+            raise ValueError("rollout.engine.vision_adapters keeps apart what rollout.merge_adapters merges: give one")
+        if self.vision == "lora" and not (merges or apart):
+            raise ValueError(
+                "vision=lora needs rollout.engine.vision_adapters=true or rollout.merge_adapters=true, "
+                "or engines would leave it out"
+            )
         return self
 
     @model_validator(mode="after")
