@@ -49,7 +49,7 @@ def main() -> None:
 def one_run(arm: str, arguments: argparse.Namespace, scratch: Path, seed: int, samples: int) -> dict[str, Any]:
     """Rates, reward at the end and peak memory of one arm."""
     out = scratch / "updates.jsonl"
-    with PeakMemory(interval=2) as memory:
+    with PeakMemory() as memory:
         if arm == "dermoray":
             entries = train(arguments, scratch / "run", seed)
         else:

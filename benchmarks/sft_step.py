@@ -37,7 +37,7 @@ def main() -> None:
 def one_run(arm: str, arguments: argparse.Namespace, scratch: Path, seed: int, batch: int) -> dict[str, Any]:
     """Rate, loss at the end and peak memory of one arm."""
     out = scratch / "updates.jsonl"
-    with PeakMemory(interval=2) as memory:
+    with PeakMemory() as memory:
         if arm == "dermoray":
             out = scratch / "run/metrics.jsonl"
             settings = [
