@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 from ray.exceptions import RayTaskError
 
+from actors.engine_process import start_engine
 from actors.environment import threads, worker_environment
 from actors.messages import PromptRefused, Sampling, sampling_seed
 from actors.pool import Pool, PoolError, ray_pool
@@ -38,10 +39,8 @@ class Annotator:
 
     async def start(self) -> None:
         """Start the engine."""
-        from actors.engine import Engine  # here, so that a driver can describe this actor without loading vLLM
-
         settings = self._settings
-        self._engine = Engine.start(
+        self._engine = start_engine(
             settings.model, settings.engine, None, on_gpu=settings.on_gpu, threads=threads(settings)
         )
 

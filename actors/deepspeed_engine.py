@@ -61,7 +61,11 @@ class ShardedTrainer:
         # with replicated 32-bit weights DeepSpeed clips without telling the norm, so that is done here
         self._clip_here = optimizer.max_grad_norm if self.zero_stage == 0 else None
         adamw = torch.optim.AdamW(
-            self._trained, lr=optimizer.learning_rate, betas=optimizer.betas, weight_decay=optimizer.weight_decay
+            self._trained,
+            lr=optimizer.learning_rate,
+            betas=optimizer.betas,
+            weight_decay=optimizer.weight_decay,
+            fused=True,
         )
         self.engine, self.optimizer, _, _ = deepspeed.initialize(
             model=module,

@@ -9,7 +9,6 @@ replaced never answers again.
 
 import asyncio
 import itertools
-import os
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -30,7 +29,6 @@ from vllm.v1.engine.exceptions import EngineGenerateError
 
 from actors.adapters import FullWeights, Published, adapts_vision, checksum
 from actors.messages import PromptRefused, Sampled, Sampling
-from actors.orphans import bind_children
 from dermo_ray.config.model import ModelSettings
 from dermo_ray.config.pools import EngineSettings
 from dermo_ray.errors import UserError
@@ -70,17 +68,9 @@ class Engine:
         lora_rank: int | None,
         *,
         on_gpu: bool,
-        threads: int = 1,
         receives: bool = False,
     ) -> "Engine":
-        """Start an engine on this process's GPUs, or on `threads` CPU threads. Call it from a running event loop.
-
-        Without `lora_rank`, adapters that it is to load are merged into the model's own weights.
-        With `receives`, learners may send it whole weights over NCCL.
-        """
-        bind_children()
-        if not on_gpu:
-            _prepare_cpu(threads)
+        """Start an engine; `actors.engine_process.start_engine` prepares this process for it and says what is what."""
         arguments = AsyncEngineArgs(
             model=str(model.path),
             dtype=model.dtype,
@@ -360,12 +350,3 @@ def _logprobs(found: object) -> tuple[list[float], list[dict[int, float]]]:
     return sampled, [
         dict(zip(found.token_ids[start:end], found.logprobs[start:end], strict=True)) for start, end in places
     ]
-
-
-def _prepare_cpu(threads: int) -> None:
-    """Settings that vLLM's CPU workers read from their environment."""
-    os.environ.update(
-        OMP_NUM_THREADS=str(threads),
-        VLLM_CPU_OMP_THREADS_BIND="nobind",  # actors share cores as the kernel sees fit
-        VLLM_ENABLE_V1_MULTIPROCESSING="0",  # lets the model run inside the engine's process: one process less
-    )

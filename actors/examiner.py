@@ -18,6 +18,7 @@ from PIL import Image
 from ray.exceptions import RayTaskError
 
 from actors.adapters import Adapter
+from actors.engine_process import start_engine
 from actors.environment import threads, worker_environment
 from actors.hosting import last_line
 from actors.messages import PromptRefused, Sampled, Sampling
@@ -50,10 +51,8 @@ class Examiner:
 
     async def start(self, adapter: Adapter | None = None) -> None:
         """Start the engine and load the adapter."""
-        from actors.engine import Engine  # here, so that a driver can describe this actor without loading vLLM
-
         pool = self._settings.pool
-        self._engine = Engine.start(
+        self._engine = start_engine(
             self._model, self._settings.engine, self._lora_rank, on_gpu=pool.on_gpu, threads=threads(pool)
         )
         if adapter is not None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from actors.adapters import Published, Sent
 from actors.crew import News
+from actors.engine_process import start_engine
 from actors.environment import threads, worker_environment
 from actors.hosting import RayHost, end_process, last_line
 from actors.images import read_images
@@ -48,9 +49,7 @@ class RolloutWorker:
 
     async def start(self, weights: Published | None = None) -> None:
         """Start the engine and load the weights that the others have."""
-        from actors.engine import Engine  # here, so that a driver can describe this actor without loading vLLM
-
-        self._engine = Engine.start(
+        self._engine = start_engine(
             *self._arguments, on_gpu=self._on_gpu, threads=self._threads, receives=self._receives
         )
         if weights is not None:

@@ -44,8 +44,8 @@ def _command(process: psutil.Process) -> list[str]:
 
 
 def engines(replica: psutil.Process) -> list[psutil.Process]:
-    """The processes below a replica: vLLM's."""
-    return replica.children(recursive=True)
+    """The process of a replica's engine, by the title that vLLM gives it."""
+    return [process for process in replica.children(recursive=True) if "EngineCore" in " ".join(_command(process))]
 
 
 def answers(replica: psutil.Process) -> bool:
@@ -61,8 +61,8 @@ async def kill_one(server: Server, name: str, *, engine_alone: bool) -> dict[str
     await asyncio.sleep(5)
     victim = replicas(server)[0]
     before = {process.pid for process in replicas(server)}
-    below = engines(victim)
-    for process in below if engine_alone else [victim]:
+    below = victim.children(recursive=True)
+    for process in engines(victim) if engine_alone else [victim]:
         os.kill(process.pid, signal.SIGKILL)
     began = time.monotonic()
     whole = None

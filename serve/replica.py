@@ -10,6 +10,7 @@ from typing import Any
 
 from ray.serve.handle import DeploymentHandle
 
+from actors.engine_process import start_engine
 from actors.environment import threads
 from actors.hosting import end_process
 from dermo_ray.config.serve import ServeConfig
@@ -28,18 +29,16 @@ class Policy:
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
         self, config: ServeConfig, checkpoint: Checkpoint, manager: DeploymentHandle
     ) -> None:
-        # vLLM is loaded here alone: a process that only deploys the application needs no engine
-        from actors.engine import Engine
-        from serve.chat import PolicyChat
-
-        catalogue: Catalogue = await manager.catalogue.remote()
-        self._engine = Engine.start(
+        self._engine = start_engine(
             checkpoint.model,
             config.engine,
             checkpoint.lora_rank,
             on_gpu=config.pool.on_gpu,
             threads=threads(config.pool),
         )
+        from serve.chat import PolicyChat  # loads vLLM, which a process that only deploys the application need not
+
+        catalogue: Catalogue = await manager.catalogue.remote()
         self._chat = PolicyChat(self._engine, Names(config.name), catalogue.newest)
         for release in catalogue.releases.values():
             await self._chat.hold(release)

@@ -82,7 +82,7 @@ def settings(model: Path, data: Path, *, learning_rate: float = 1e-3, **learner:
     )
 
 
-def plain_descent(parameters: Any, lr: float, betas: Any, weight_decay: float) -> torch.optim.Optimizer:
+def plain_descent(parameters: Any, lr: float, **adamw: Any) -> torch.optim.Optimizer:
     """What AdamW is called with, for an update that is the gradient times the rate.
 
     AdamW divides by the size of each gradient, and so makes of rounding errors near 0 updates like any other.

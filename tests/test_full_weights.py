@@ -11,6 +11,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from actors.adapters import Adapter, FullWeights, Published, publish
+from actors.engine_process import start_engine
 from actors.messages import Sampled, Sampling
 from actors.validation import VALIDATION
 from dermo_ray import checkpoints, rollouts
@@ -66,13 +67,11 @@ def scores(
 def test_an_engine_whose_weights_change_under_a_completion_knows_which_token_came_from_which(
     tiny_model: Path, versions: list[Published]
 ) -> None:
-    from actors.engine import Engine
-
     image = Image.new("RGB", (64, 64), (180, 120, 110))
     sampling = Sampling(n=2, temperature=1.0, max_tokens=400, seed=3)
 
     async def run() -> tuple[list[str], list[tuple[list[int], list[Sampled]]]]:
-        engine = Engine.start(ModelSettings(path=tiny_model), EngineSettings.model_validate(ENGINE), None, on_gpu=False)
+        engine = start_engine(ModelSettings(path=tiny_model), EngineSettings.model_validate(ENGINE), None, on_gpu=False)
         try:
             found, answers = [await engine.load(versions[0])], []
             for weights in versions[1:]:

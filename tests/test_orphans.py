@@ -8,7 +8,7 @@ import time
 import psutil
 import pytest
 
-PARENT = """
+SHELL = """
 import subprocess, sys, time
 from actors.orphans import bind_children
 bind_children()
@@ -17,11 +17,24 @@ print(child.pid, child.stdout.readline().strip(), flush=True)
 time.sleep(1000)
 """
 
+FORK_SERVER = """
+import multiprocessing, time
+from multiprocessing import forkserver
+from actors.orphans import bind_children
+bind_children()
+child = multiprocessing.get_context("forkserver").Process(target=time.sleep, args=(1000,))
+child.start()
+print(forkserver._forkserver._forkserver_pid, child.pid, flush=True)
+time.sleep(1000)
+"""
+"""How an engine's process comes to be."""
+
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_children_and_theirs_are_gone_after_their_parent(how: signal.Signals) -> None:
+@pytest.mark.parametrize("program", [SHELL, FORK_SERVER], ids=["shell", "fork_server"])
+def test_children_and_theirs_are_gone_after_their_parent(program: str, how: signal.Signals) -> None:
     unrelated = subprocess.Popen(["sleep", "1000"])
-    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     descendants = [int(pid) for pid in parent.stdout.readline().split()]
     assert len(descendants) == 2

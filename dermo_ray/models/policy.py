@@ -20,6 +20,7 @@ from transformers import AutoModelForImageTextToText
 from dermo_ray.config.model import LoraSettings, ModelSettings, Vision
 from dermo_ray.errors import UserError
 from dermo_ray.models.batches import ImageFeatures, VLMBatch, places_in_branches
+from dermo_ray.models.patches import multiply_patches
 
 _LOGITS_AT_ONCE = 2**26
 """256 MiB in float32, whatever the vocabulary; positions beyond it are scored chunk by chunk."""
@@ -44,6 +45,7 @@ def load_policy(
         attn_implementation=settings.attention,
         local_files_only=True,
     )
+    multiply_patches(model)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()

@@ -1,0 +1,57 @@
+"""Starting an engine: its own process loads vLLM at the same time as this one, not after it.
+
+vLLM runs an engine in a process that it starts last, and which in a Ray actor loads everything anew: that is half of
+the time that an engine takes to be there. Here a fork server (`multiprocessing`'s, as vLLM's own API server may use)
+begins to load it first. Invariant: what the engine reads from the environment is set before the fork server starts,
+for its children are given no other.
+"""
+
+import multiprocessing
+import os
+from multiprocessing import forkserver
+from typing import TYPE_CHECKING
+
+from actors.orphans import bind_children
+from dermo_ray.config.model import ModelSettings
+from dermo_ray.config.pools import EngineSettings
+
+if TYPE_CHECKING:
+    from actors.engine import Engine
+
+
+def start_engine(
+    model: ModelSettings,
+    settings: EngineSettings,
+    lora_rank: int | None,
+    *,
+    on_gpu: bool,
+    threads: int = 1,
+    receives: bool = False,
+) -> "Engine":
+    """Start an engine on this process's GPUs, or on `threads` CPU threads. Call it from a running event loop.
+
+    Without `lora_rank`, adapters that it is to load are merged into the model's own weights. With `receives`, learners
+    may send it whole weights over NCCL. What this process starts from now on ends with it.
+    """
+    bind_children()
+    if not on_gpu:
+        _prepare_cpu(threads)
+    multiprocessing.set_forkserver_preload(["vllm.v1.engine.core", "actors.engine_worker"])
+    forkserver.ensure_running()
+    # here, so that whoever describes an engine's actor need not load vLLM
+    from vllm.v1.engine import utils
+
+    from actors.engine import Engine
+
+    # in a Ray actor vLLM insists on spawning, since Ray's threads make a fork unsafe; a fork server has none of them
+    utils.get_mp_context = lambda: multiprocessing.get_context("forkserver")
+    return Engine.start(model, settings, lora_rank, on_gpu=on_gpu, receives=receives)
+
+
+def _prepare_cpu(threads: int) -> None:
+    """Settings that vLLM's CPU workers read from their environment."""
+    os.environ.update(
+        OMP_NUM_THREADS=str(threads),
+        VLLM_CPU_OMP_THREADS_BIND="nobind",  # actors share cores as the kernel sees fit
+        VLLM_ENABLE_V1_MULTIPROCESSING="0",  # lets the model run inside the engine's process: one process less
+    )
