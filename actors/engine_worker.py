@@ -26,8 +26,7 @@ class EngineWorker:
     def merge_adapter(self, folder: str) -> None:
         """Load the weights that the engine started with, those that the adapter in `folder` covers changed by it."""
         model, config = self.model_runner.get_model(), self.vllm_config
-        # what several models have, vLLM keeps at none of their common bases
-        loader: Any = get_model_loader(config.load_config)
+        loader: Any = get_model_loader(config.load_config)  # its base class does not declare the method called here
         weights = loader.get_all_weights(config.model_config, model)
         mapper = getattr(model, "hf_to_vllm_mapper", None)
         self._reload(weights_iterator=merged(weights, Path(folder), mapper, next(model.parameters()).device))
