@@ -24,7 +24,7 @@ class EngineWorker:
         self._reload(weights_path=folder)
 
     def merge_adapter(self, folder: str) -> None:
-        """Load the weights that the engine started with, those that the adapter in `folder` covers changed by it."""
+        """Load the weights that were last loaded whole, those that the adapter in `folder` covers changed by it."""
         model, config = self.model_runner.get_model(), self.vllm_config
         loader: Any = get_model_loader(config.load_config)  # its base class does not declare the method called here
         weights = loader.get_all_weights(config.model_config, model)

@@ -36,8 +36,8 @@ def merged(
         found = factors.pop((layer_of(name) or "").removesuffix(".weight"), None)
         if found is not None:
             change = found[False].to(device, torch.float32) @ found[True].to(device, torch.float32)
-            sum_ = weight.to(device, torch.float32).add(change, alpha=scale)
-            yield name, sum_.to(weight.device, weight.dtype)
+            changed = weight.to(device, torch.float32).add(change, alpha=scale)
+            yield name, changed.to(weight.device, weight.dtype)
         else:
             yield name, weight
     if factors:

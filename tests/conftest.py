@@ -85,17 +85,14 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an adapter of rank 8 on `tiny_model` that changes its answers."""
     import torch
+    from learner_cases import move
 
     from dermo_ray.config.model import LoraSettings, ModelSettings
     from dermo_ray.models.policy import load_policy
 
     folder = tmp_path_factory.mktemp("tiny-adapter")
     policy = load_policy(ModelSettings(path=tiny_model), LoraSettings(rank=8, alpha=8))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, weight in policy.named_parameters():
-            if "lora_B" in name:  # zero in a fresh adapter
-                weight.normal_(std=0.1, generator=generator)
+    move(policy, torch.Generator().manual_seed(0))
     policy.save_pretrained(folder)
     return folder
 

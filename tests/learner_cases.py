@@ -131,6 +131,14 @@ class ChunkingRank(DescendingRank):
         super().__init__(config, rank)
 
 
+def move(policy: Any, generator: torch.Generator) -> None:
+    """Let the adapter of `policy` change what it does: a fresh one does not, for its second factors are 0."""
+    with torch.no_grad():
+        for name, weight in policy.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.1, generator=generator)
+
+
 def weights(folder: Path) -> dict[str, Tensor]:
     return load_file(folder / WEIGHTS)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from learner_cases import drawn_images
+from learner_cases import drawn_images, move
 
 from actors.adapters import Adapter
 from actors.images import read_images, store_images
@@ -34,11 +34,7 @@ def adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An adapter on language model and vision tower that changes what both do."""
     folder = tmp_path_factory.mktemp("vision-adapter")
     policy = load_policy(ModelSettings(path=tiny_model), LoraSettings(rank=8, alpha=8), vision="lora")
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, weight in policy.named_parameters():
-            if "lora_B" in name:
-                weight.normal_(std=0.1, generator=generator)
+    move(policy, torch.Generator().manual_seed(0))
     policy.save_pretrained(folder)
     return folder
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from learner_cases import move
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
@@ -40,10 +41,7 @@ def versions(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list
     published.append(publish(folder, 1, model.save_pretrained, FullWeights))
     policy: Any = load_policy(ModelSettings(path=published[1].path), LoraSettings(rank=8, alpha=4), vision="lora")
     for version in (2, 3):
-        with torch.no_grad():
-            for name, weight in policy.named_parameters():
-                if "lora_B" in name:
-                    weight.normal_(std=0.1, generator=generator)
+        move(policy, generator)
         published.append(publish(folder, version, policy.save_pretrained, Adapter))
     return published
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from learner_cases import move
 from safetensors.torch import load_file
 from vllm.model_executor.models.qwen3_vl import Qwen3VLForConditionalGeneration
 
@@ -18,11 +19,7 @@ CPU = torch.device("cpu")
 def adapter_on(model: Path, folder: Path) -> Any:
     """A policy with an adapter on language model and vision tower that changes both, saved in `folder`."""
     policy: Any = load_policy(ModelSettings(path=model), LoraSettings(rank=8, alpha=4), vision="lora")
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, weight in policy.named_parameters():
-            if "lora_B" in name:
-                weight.normal_(std=0.1, generator=generator)
+    move(policy, torch.Generator().manual_seed(0))
     policy.save_pretrained(folder)
     return policy
 
