@@ -60,6 +60,7 @@ def serving(config: ServeConfig) -> Iterator[str]:
     check_port(config.host, config.port)
     # read by a cluster that starts here: at Ray's 15, its own processes interrupt the engine at every token
     os.environ.setdefault("RAY_worker_niceness", "0")
+    os.environ.setdefault("RAY_SERVE_PROXY_USE_GRPC", "1")  # as the ingress does on its way to the replicas
     with ray_session():
         preflight.ensure("serve", config, checkpoint.model)
         app = application(config, checkpoint)

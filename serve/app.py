@@ -29,8 +29,13 @@ _HEALTH_CHECK = 2.0
 """Seconds between two looks at whether a replica is well."""
 _LIGHT = {"num_cpus": 0}
 """What ingress and manager reserve: they wait for others most of the time."""
-_ONE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}
-"""Ray Serve's own loops and ours in one: no request blocks it, and each message between threads has its price.
+_LEAN = {
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
+}
+"""Ray Serve's own loops and ours in one, since no request blocks it and each message between threads has its price;
+and requests from process to process by gRPC, which costs less than calls of Ray actors.
 
 <https://docs.ray.io/en/latest/serve/advanced-guides/performance.html>
 """
@@ -70,7 +75,7 @@ def application(config: ServeConfig, checkpoint: Checkpoint) -> Application:
             "num_gpus": pool.gpus_per_worker,
             "accelerator_type": pool.accelerator_type,
             **({"label_selector": pool.node_labels} if pool.node_labels else {}),
-            "runtime_env": {"env_vars": worker_environment(pool) | _ONE_LOOP},
+            "runtime_env": {"env_vars": worker_environment(pool) | _LEAN},
         },
         logging_config={"enable_access_log": False},  # the ingress has a line for each request already
     )(Policy).bind(config, checkpoint, manager)
@@ -82,7 +87,7 @@ def application(config: ServeConfig, checkpoint: Checkpoint) -> Application:
         health_check_period_s=_HEALTH_CHECK,
         graceful_shutdown_timeout_s=config.drain_timeout,
         graceful_shutdown_wait_loop_s=_DRAIN_CHECK,
-        ray_actor_options=_LIGHT | {"runtime_env": {"env_vars": _ONE_LOOP}},
+        ray_actor_options=_LIGHT | {"runtime_env": {"env_vars": _LEAN}},
     )(Ingress)
     return ingress.bind(config, policy, manager)
 

@@ -17,7 +17,7 @@ from dermo_ray.config.prepare import PrepareConfig
 from dermo_ray.config.serve import ServeConfig
 from dermo_ray.config.sft import SftConfig
 from dermo_ray.data.prompts import read_prompts
-from dermo_ray.models.batches import collate, encode_conversation
+from dermo_ray.models.batches import collate, encode_conversations
 from dermo_ray.models.chat import load_processor
 from dermo_ray.models.policy import PolicyScorer, load_policy
 from jobs import mavic, prepare, sft
@@ -42,7 +42,7 @@ def test_a_policy_scores_a_conversation_as_the_familys_own_forward_pass(base: Pa
     processor: Any = load_processor(base)
     policy: Any = load_policy(ModelSettings(path=base)).eval()
     image = Image.effect_noise((64, 64), 80).convert("RGB")
-    sequence, images = encode_conversation(processor, TURNS, [image])
+    [(sequence, images)] = encode_conversations(processor, [("c1", TURNS, [image])])
     batch = collate([sequence], [images], processor.tokenizer.pad_token_id)
     with torch.inference_mode():
         found = PolicyScorer(policy)(batch)

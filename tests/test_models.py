@@ -21,7 +21,7 @@ from dermo_ray.models.batches import (
     TokenSequence,
     VLMBatch,
     collate,
-    encode_conversation,
+    encode_conversations,
     encode_images,
     micro_batches,
     untrained,
@@ -62,10 +62,8 @@ def images() -> list[list[Image.Image]]:
 @pytest.fixture(scope="module")
 def encoded(processor: Any, images: list[list[Image.Image]]) -> tuple[list[TokenSequence], list[PromptImages]]:
     """Both prompts with the same answer."""
-    pairs = [
-        encode_conversation(processor, [turn, ANSWER], shown)
-        for turn, shown in zip((QUESTION, PAIR), images, strict=True)
-    ]
+    conversations = [("one", [QUESTION, ANSWER], images[0]), ("two", [PAIR, ANSWER], images[1])]
+    pairs = encode_conversations(processor, conversations)
     return [sequence for sequence, _ in pairs], [own for _, own in pairs]
 
 
@@ -332,8 +330,8 @@ def test_the_image_matters(policy: Any, processor: Any, batch: VLMBatch, images:
 def test_images_and_their_marks_must_be_as_many(
     tmp_path: Path, processor: Any, images: list[list[Image.Image]]
 ) -> None:
-    with pytest.raises(UserError, match="shows <image> 2 times and has 1 images"):
-        encode_conversation(processor, [PAIR, ANSWER], images[0])
+    with pytest.raises(UserError, match="conversation two: it shows <image> 2 times and has 1 images"):
+        encode_conversations(processor, [("two", [PAIR, ANSWER], images[0])])
     images[0][0].save(tmp_path / "a.png")
     with pytest.raises(UserError, match="prompt p1 shows <image> 2 times and has 1 images"):
         refuse_long_prompts(processor, [rl_prompt(PAIR)], tmp_path, 8, 4096)

@@ -6,7 +6,8 @@ side: each is to be read as if it followed the prompt alone.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from transformers import ProcessorMixin
 from dermo_ray.errors import UserError
 from dermo_ray.models.chat import answer_texts
 
+_GRID = "image_grid_thw"
+"""[images, 3]: how many patches each image has, in time, down and across."""
 _TEXT_TENSORS = ("input_ids", "attention_mask", "mm_token_type_ids")
 """What a processor returns beside the image processor's tensors."""
 
@@ -91,37 +94,83 @@ class VLMBatch:
         )
 
 
-def encode_conversation(
-    processor: ProcessorMixin, turns: Sequence[Mapping[str, str]], images: Sequence[Image.Image]
-) -> tuple[TokenSequence, PromptImages]:
-    """Tokenise a conversation about `images`, which its human turns show in order, one `<image>` for each.
+@dataclass
+class _Piece:
+    """A part of a conversation's text, trained on as a whole or not at all, and what the processor makes of it."""
 
-    Raises `UserError` where turns and images don't match in number.
+    text: str
+    trained: bool
+    images: Sequence[Image.Image]
+    ids: list[int] = field(default_factory=list)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+
+def encode_conversations(
+    processor: ProcessorMixin, conversations: Sequence[tuple[str, Sequence[Mapping[str, str]], Sequence[Image.Image]]]
+) -> list[tuple[TokenSequence, PromptImages]]:
+    """Tokenise conversations, each its name, its turns, and the images that its human turns show in order.
+
+    There is one `<image>` for each. Sequence i shows images i. Raises `UserError` naming a conversation whose turns and
+    images don't match in number.
     """
-    placeholder = processor.image_token  # type: ignore[attr-defined]  # those of vision-language models have it
-    pieces = answer_texts(processor, turns)
-    shown = sum(text.count(placeholder) for text, _ in pieces)
-    if shown != len(images) or not images:
-        raise UserError(
-            f"it shows <image> {shown} times and has {len(images)} images: they must be as many, at least 1"
+    cut = [_pieces(processor, name, turns, images) for name, turns, images in conversations]
+    pieces = [piece for own in cut for piece in own]
+    # a call has its price, whatever it is about
+    if plain := [piece for piece in pieces if not piece.images]:
+        tokenizer = processor.tokenizer
+        encoded = tokenizer([piece.text for piece in plain], add_special_tokens=False)
+        for piece, ids in zip(plain, encoded["input_ids"], strict=True):
+            piece.ids = ids
+    shown = [piece for piece in pieces if piece.images]
+    at_once = len(shown) if _GRID in processor.model_input_names else 1
+    for start in range(0, len(shown), at_once):
+        _encode_shown(processor, shown[start : start + at_once])
+    found = []
+    for position, own in enumerate(cut):
+        seen = [piece for piece in own if piece.images]
+        tensors = {name: torch.cat([piece.tensors[name] for piece in seen]) for name in seen[0].tensors}
+        sequence = TokenSequence(
+            [token for piece in own for token in piece.ids],
+            [piece.trained for piece in own for _ in piece.ids],
+            position,
         )
-    ids: list[int] = []
-    trained: list[bool] = []
-    seen: list[dict[str, Tensor]] = []
-    used = 0
-    for text, is_answer in pieces:
-        count = text.count(placeholder)
-        if count:
-            encoded = processor(text=[text], images=list(images[used : used + count]), padding=False)
-            (more,) = encoded["input_ids"]
-            seen.append(_image_tensors(encoded))
-            used += count
-        else:
-            more = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-        ids += more
-        trained += [is_answer] * len(more)
-    tensors = {name: torch.cat([part[name] for part in seen]) for name in seen[0]}
-    return TokenSequence(ids, trained, 0), PromptImages(tensors, len(images))
+        found.append((sequence, PromptImages(tensors, sum(len(piece.images) for piece in seen))))
+    return found
+
+
+def _pieces(
+    processor: ProcessorMixin, name: str, turns: Sequence[Mapping[str, str]], images: Sequence[Image.Image]
+) -> list[_Piece]:
+    placeholder = processor.image_token  # type: ignore[attr-defined]  # those of vision-language models have it
+    texts = answer_texts(processor, turns)
+    ends = list(accumulate((text.count(placeholder) for text, _ in texts), initial=0))
+    if ends[-1] != len(images) or not images:
+        raise UserError(
+            f"conversation {name}: it shows <image> {ends[-1]} times and has {len(images)} images: "
+            "they must be as many, at least 1"
+        )
+    return [
+        _Piece(text, is_answer, images[start:end])
+        for (text, is_answer), (start, end) in zip(texts, pairwise(ends), strict=True)
+    ]
+
+
+def _encode_shown(processor: ProcessorMixin, pieces: Sequence[_Piece]) -> None:
+    """Encode pieces that show images; several at once only where a grid tells which rows are whose."""
+    images = [list(piece.images) for piece in pieces]
+    encoded = processor(text=[piece.text for piece in pieces], images=images, padding=False)
+    for piece, ids in zip(pieces, encoded["input_ids"], strict=True):
+        piece.ids = ids
+    tensors = _image_tensors(encoded)
+    if len(pieces) == 1:
+        pieces[0].tensors = tensors
+        return
+    grids = tensors[_GRID].split([len(own) for own in images])
+    patches = [int(own.prod(dim=-1).sum()) for own in grids]
+    for name, tensor in tensors.items():
+        parts = grids if name == _GRID else tensor.split(patches)
+        for piece, part in zip(pieces, parts, strict=True):
+            piece.tensors[name] = part
 
 
 def encode_images(processor: ProcessorMixin, images: Sequence[Image.Image]) -> PromptImages:
@@ -154,7 +203,7 @@ def collate(
             branches[row, : len(sequence)] = torch.tensor(sequence.branches)
     trained[:, 0] = False
     shown = sorted({sequence.images for sequence in sequences})
-    names = [name for name in images[shown[0]].tensors if features is None or name == "image_grid_thw"]
+    names = [name for name in images[shown[0]].tensors if features is None or name == _GRID]
     return VLMBatch(
         input_ids,
         attention_mask,

@@ -12,7 +12,7 @@ from transformers import ProcessorMixin
 
 from dermo_ray.data.conversations import Conversation
 from dermo_ray.errors import UserError
-from dermo_ray.models.batches import VLMBatch, collate, encode_conversation, micro_batches, untrained
+from dermo_ray.models.batches import VLMBatch, collate, encode_conversations, micro_batches, untrained
 from dermo_ray.models.policy import PolicyScorer
 from dermo_ray.models.symmetries import turned
 
@@ -94,21 +94,21 @@ def encode(
     Raises `UserError` naming a conversation of more than `max_length` tokens, or one whose `<image>` marks and images
     don't match in number.
     """
-    sequences, images = [], []
     turns = [0] * len(conversations) if symmetries is None else symmetries
-    for position, (conversation, turn) in enumerate(zip(conversations, turns, strict=True)):
-        shown = [turned(image, turn) for image in conversation.read_images()]
-        try:
-            sequence, own = encode_conversation(processor, conversation.turns, shown)
-        except UserError as error:
-            raise UserError(f"conversation {conversation.id}: {error}") from error
+    shown = [
+        [turned(image, turn) for image in conversation.read_images()]
+        for conversation, turn in zip(conversations, turns, strict=True)
+    ]
+    encoded = encode_conversations(
+        processor, [(c.id, c.turns, images) for c, images in zip(conversations, shown, strict=True)]
+    )
+    sequences, images = zip(*encoded, strict=True)
+    for conversation, sequence in zip(conversations, sequences, strict=True):
         if len(sequence) > max_length:
             raise UserError(
                 f"conversation {conversation.id} has {len(sequence)} tokens and max_length is {max_length}: "
                 "raise max_length, or prepare smaller images (images.max_side)"
             )
-        sequences.append(replace(sequence, images=position))
-        images.append(own)
     lessons = []
     for positions in micro_batches([len(sequence) for sequence in sequences], token_budget):
         batch = collate([sequences[position] for position in positions], images, processor.tokenizer.pad_token_id)
