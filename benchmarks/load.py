@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,15 +92,17 @@ class Server:
 
 
 @contextmanager
-def dermo_ray_server(run: Path, log: Path, overrides: Sequence[str] = ()) -> Iterator[Server]:
-    """`jobs.serve` on `run`, for the body of a `with`."""
+def dermo_ray_server(
+    run: Path, log: Path, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> Iterator[Server]:
+    """`jobs.serve` on `run`, for the body of a `with`; `environment` is given to it beside this process's."""
     port = free_port()
     command = [
         sys.executable, "-m", "jobs.serve", f"run={run}", f"name={NAME}", f"port={port}",
         f"engine.max_model_len={MAX_MODEL_LEN}", f"engine.max_num_seqs={MAX_NUM_SEQS}", "engine.cpu_kv_cache_gib=0.25",
         "live.poll_seconds=0.5", "prompts=brief", *overrides,
     ]  # fmt: skip
-    with _running(command, f"http://127.0.0.1:{port}", "readyz", NAME, log, {}) as server:
+    with _running(command, f"http://127.0.0.1:{port}", "readyz", NAME, log, environment or {}) as server:
         yield server
 
 
@@ -138,7 +140,7 @@ def vllm_server(run: Path, log: Path) -> Iterator[Server]:
 
 @contextmanager
 def _running(
-    command: list[str], url: str, health: str, model: str, log: Path, environment: dict[str, str]
+    command: list[str], url: str, health: str, model: str, log: Path, environment: Mapping[str, str]
 ) -> Iterator[Server]:
     with log.open("wb") as output:
         process = subprocess.Popen(

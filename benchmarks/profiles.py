@@ -1,10 +1,10 @@
 """Where the time of a command goes, over all its processes: `python -m benchmarks.profiles NAME -- COMMAND`.
 
-Starts the command, waits until its start-up is over (`--after`), measures for a while what each of its processes takes
-of the cores, samples their Python stacks with py-spy for as long again, threads that wait left out, and ends it. Adds
-to `benchmarks/results/profiles.json`, under NAME, each kind of process: how many cores it took, and the functions in
-which most of its samples were, those included that they called. The measurements of a name stay in order, each with
-what was changed before it (`--note`), so that the last two are before and after.
+Starts the command, waits until its start-up is over (`--once`, `--after`), measures for a while what each of its
+processes takes of the cores, samples their Python stacks with py-spy for as long again, threads that wait left out,
+and ends it. Adds to `benchmarks/results/profiles.json`, under NAME, each kind of process: how many cores it took, and
+the functions in which most of its samples were, those included that they called. The measurements of a name stay in
+order, each with what was changed before it (`--note`), so that the last two are before and after.
 """
 
 import argparse
@@ -47,6 +47,7 @@ ROLES = {
 _FRAME = re.compile(r"(?P<function>.+) \((?P<file>[^()]+?)(:\d+)?\)$")
 _LEAST = 0.01
 """Cores below which a process is left out."""
+_START_TIMEOUT = 600.0
 _PATIENCE = 60.0
 """Seconds that the command has to end once it is told to."""
 _TRUNK = 0.9
@@ -62,15 +63,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", help="what is profiled, such as a benchmark")
     parser.add_argument("--note", default="", help="what was changed since the measurement before")
-    parser.add_argument("--after", type=float, default=90, help="seconds of start-up, which are left out")
+    parser.add_argument("--once", type=Path, help="file that is there when start-up is over, such as a run's metrics")
+    parser.add_argument("--after", type=float, default=10, help="seconds from then on that are left out as well")
     parser.add_argument("--seconds", type=float, default=30, help="that are measured")
     parser.add_argument("command", nargs="+", help="after --")
     arguments = parser.parse_args()
+    if arguments.once is not None:
+        arguments.once.unlink(missing_ok=True)
     running = subprocess.Popen(arguments.command)
     try:
-        time.sleep(arguments.after)
-        if running.poll() is not None:
-            parser.error(f"the command ended before {arguments.after:g} s (--after)")
+        _wait(running, arguments.once, arguments.after)
         cores, stacks = sampled(running.pid, arguments.seconds)
     finally:
         running.send_signal(signal.SIGTERM)
@@ -86,6 +88,20 @@ def main() -> None:
     results["profiles"].setdefault(arguments.name, []).append(found)
     path.write_text(json.dumps(results, indent=2) + "\n")
     print(json.dumps(found["processes"], indent=2))
+
+
+def _wait(running: subprocess.Popen[bytes], once: Path | None, after: float) -> None:
+    """Return `after` seconds after `once` is there. Raises `RuntimeError` where the command ends or takes too long."""
+    deadline = time.monotonic() + _START_TIMEOUT
+    while once is not None and not once.exists():
+        if running.poll() is not None:
+            raise RuntimeError(f"the command ended and {once} was not there")
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{once} was not there within {_START_TIMEOUT:g} s")
+        time.sleep(1)
+    time.sleep(after)
+    if running.poll() is not None:
+        raise RuntimeError(f"the command ended before {after:g} s (--after)")
 
 
 def sampled(pid: int, seconds: float) -> tuple[dict[str, float], list[Stack]]:

@@ -5,9 +5,10 @@ MODEL and DATA are a fine-tuned policy and a prepared folder, such as the demo's
 adapter on the same prompts, with the same group size, lengths, precision and reward, for so many seconds from the
 first update on: ours with completions at most one update old and adapters merged into the engines' weights, TRL once as
 one process with all cores, once as one process a core. The arms take turns. Start-up is not counted on either side, and
-the first updates are left out of the rates. After each of our runs its parts do the same work alone: bare engines, a
-process a core, answer prompts in one call, without an adapter as the merged ones do, and the learner ranks, without
-Ray, make the same updates from the completions that the run recorded. Writes `benchmarks/results/rl_step.json`.
+the first updates are left out of the rates. After each of our runs its parts do the same work alone: a bare engine with
+all cores, and bare engines, a process a core, answer prompts in one call, without an adapter as the merged ones do, and
+the learner ranks, without Ray, make the same updates from the completions that the run recorded. Writes
+`benchmarks/results/rl_step.json`.
 """
 
 import argparse
@@ -59,7 +60,7 @@ def one_run(arm: str, arguments: argparse.Namespace, scratch: Path, seed: int, s
     first, last = entries[_WARM_UP - 1], entries[-1]
     updates, seconds = len(entries) - _WARM_UP, last["seconds"] - first["seconds"]
     tokens = sum(entry["completion_tokens"] for entry in entries[_WARM_UP:]) * samples
-    alone = bare_parts(arguments, scratch, tokens / updates) if arm == "dermoray" else {}
+    alone = bare_parts(arguments, scratch, tokens / updates, seconds / updates) if arm == "dermoray" else {}
     return {
         "seed": seed,
         "updates": len(entries),
@@ -68,7 +69,6 @@ def one_run(arm: str, arguments: argparse.Namespace, scratch: Path, seed: int, s
         "reward_of_the_last_ten": statistics.mean(entry["reward"] for entry in entries[-10:]),
         "peak_memory_gib": round(memory.gib, 2),
         **alone,
-        **({"times_the_bare_parts": seconds / updates / sum(alone.values())} if alone else {}),
         "curve": [[round(entry["seconds"], 2), round(entry["reward"], 4)] for entry in entries],
     }
 
@@ -101,12 +101,17 @@ def train(arguments: argparse.Namespace, run: Path, seed: int) -> list[dict[str,
     ]
 
 
-def bare_parts(arguments: argparse.Namespace, scratch: Path, tokens: float) -> dict[str, float]:
-    """Seconds that bare engines take for the `tokens` of an update, and bare learner ranks for the update."""
+def bare_parts(arguments: argparse.Namespace, scratch: Path, tokens: float, seconds: float) -> dict[str, Any]:
+    """Seconds that bare engines take for the `tokens` of an update, and bare learner ranks for the update.
+
+    Also how many times as long as both our update took, in `seconds`.
+    """
     cores = os.cpu_count() or 1
     model, data = arguments.model.absolute(), arguments.data.absolute()
-    (scratch / "engines").mkdir()
-    speed = rollout.bare(model, data, scratch / "engines", cores)
+    engines = {}
+    for name, processes in (("one_engine", 1), ("an_engine_a_core", cores)):
+        (scratch / name).mkdir()
+        engines[name] = tokens / rollout.bare(model, data, scratch / name, processes)
     port, steps = free_port(), _WARM_UP + _BARE_UPDATES
     learner = load(MavicConfig, STAGE).learner
     ranks = [
@@ -121,7 +126,11 @@ def bare_parts(arguments: argparse.Namespace, scratch: Path, tokens: float) -> d
         raise RuntimeError("a bare learner rank failed")
     ended = json.loads((scratch / "rank-0.json").read_text())
     updates = (ended[-1] - ended[_WARM_UP - 1]) / _BARE_UPDATES
-    return {"bare_engines_seconds": tokens / speed, "bare_learner_seconds": updates}
+    return {
+        "bare_engines_seconds": engines,
+        "bare_learner_seconds": updates,
+        "times_the_bare_parts": {name: seconds / (alone + updates) for name, alone in engines.items()},
+    }
 
 
 if __name__ == "__main__":

@@ -327,6 +327,23 @@ def test_the_image_matters(policy: Any, processor: Any, batch: VLMBatch, images:
         assert (PolicyScorer(policy)(batch) - PolicyScorer(policy)(blank)).abs().max() > 1e-3
 
 
+def test_conversations_encoded_together_are_as_each_alone(processor: Any, images: list[list[Image.Image]]) -> None:
+    again = {"from": "human", "value": "and now?"}
+    conversations = [
+        ("one", [QUESTION, ANSWER, again, ANSWER], images[0]),
+        ("two", [PAIR, ANSWER], images[1]),
+        ("several", [QUESTION, ANSWER, PAIR, ANSWER], images[0] + images[1]),
+    ]
+    together = encode_conversations(processor, conversations)
+    alone = [encode_conversations(processor, [conversation])[0] for conversation in conversations]
+    assert [shown.count for _, shown in together] == [1, 2, 3]
+    for position, (sequence, shown) in enumerate(together):
+        same, own = alone[position]
+        assert sequence == replace(same, images=position)
+        assert shown.tensors.keys() == own.tensors.keys()
+        assert all(torch.equal(shown.tensors[name], own.tensors[name]) for name in own.tensors)
+
+
 def test_images_and_their_marks_must_be_as_many(
     tmp_path: Path, processor: Any, images: list[list[Image.Image]]
 ) -> None:
