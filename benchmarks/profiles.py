@@ -63,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", help="what is profiled, such as a benchmark")
     parser.add_argument("--note", default="", help="what was changed since the measurement before")
-    parser.add_argument("--once", type=Path, help="file that is there when start-up is over, such as a run's metrics")
+    parser.add_argument("--once", type=Path, help="file that has a line when start-up is over, such as a run's metrics")
     parser.add_argument("--after", type=float, default=10, help="seconds from then on that are left out as well")
     parser.add_argument("--seconds", type=float, default=30, help="that are measured")
     parser.add_argument("command", nargs="+", help="after --")
@@ -91,13 +91,16 @@ def main() -> None:
 
 
 def _wait(running: subprocess.Popen[bytes], once: Path | None, after: float) -> None:
-    """Return `after` seconds after `once` is there. Raises `RuntimeError` where the command ends or takes too long."""
+    """Return `after` seconds after `once` has a first line.
+
+    Raises `RuntimeError` where the command ends before, or takes too long.
+    """
     deadline = time.monotonic() + _START_TIMEOUT
-    while once is not None and not once.exists():
+    while once is not None and not (once.exists() and once.stat().st_size):
         if running.poll() is not None:
-            raise RuntimeError(f"the command ended and {once} was not there")
+            raise RuntimeError(f"the command ended and {once} had no line")
         if time.monotonic() > deadline:
-            raise RuntimeError(f"{once} was not there within {_START_TIMEOUT:g} s")
+            raise RuntimeError(f"{once} had no line within {_START_TIMEOUT:g} s")
         time.sleep(1)
     time.sleep(after)
     if running.poll() is not None:

@@ -339,6 +339,15 @@ def _beside_trl(result: Result) -> list[Row]:
     return rows
 
 
+def _profiles(result: Result) -> list[Row]:
+    rows = []
+    for name, profiles in result["profiles"].items():
+        for found in profiles:
+            shares = ", ".join(f"{role} {process['cores']:.2f}" for role, process in found["processes"].items())
+            rows.append((f"{name}, cores by process: {found['note']}", shares, ""))
+    return rows
+
+
 SECTIONS: Mapping[str, tuple[str, Callable[[Result], list[Row]]]] = {
     "demo_phantoms": ("The demo on phantoms", _demo),
     "demo_ham10000": ("The demo on HAM10000", _demo_on_real_images),
@@ -355,6 +364,7 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Result], list[Row]]]] = {
     "rollout": ("Rollouts beside vLLM alone", _rollout),
     "rl_step": ("An RL step beside TRL's", _beside_trl),
     "sft_step": ("An SFT step beside TRL's", _beside_trl),
+    "profiles": ("Where the time goes", _profiles),
     "scaling": ("Adding and removing workers", _scaling),
     "control_plane": ("One controller over many workers", _control_plane),
     "forecast": ("What larger clusters would make of it", _forecast),
