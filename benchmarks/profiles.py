@@ -48,6 +48,7 @@ _FRAME = re.compile(r"(?P<function>.+) \((?P<file>[^()]+?)(:\d+)?\)$")
 _LEAST = 0.01
 """Cores below which a process is left out."""
 _START_TIMEOUT = 600.0
+"""Seconds that the command's start-up may take."""
 _PATIENCE = 60.0
 """Seconds that the command has to end once it is told to."""
 _TRUNK = 0.9

@@ -106,12 +106,11 @@ def bare_parts(arguments: argparse.Namespace, scratch: Path, tokens: float, seco
 
     Also how many times as long as both our update took, in `seconds`.
     """
-    cores = os.cpu_count() or 1
     model, data = arguments.model.absolute(), arguments.data.absolute()
     engines = {}
-    for name, processes in (("one_engine", 1), ("an_engine_a_core", cores)):
+    for name in ("one_engine", "an_engine_a_core"):
         (scratch / name).mkdir()
-        engines[name] = tokens / rollout.bare(model, data, scratch / name, processes)
+        engines[name] = tokens / rollout.ARMS[name](model, data, scratch / name)
     port, steps = free_port(), _WARM_UP + _BARE_UPDATES
     learner = load(MavicConfig, STAGE).learner
     ranks = [

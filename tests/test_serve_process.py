@@ -81,7 +81,7 @@ def environment() -> dict[str, str]:
     return kept | {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
 
 
-@pytest.mark.parametrize("haproxy", ["0", "1"])
+@pytest.mark.parametrize("haproxy", ["0", "1"], ids=["Ray Serve's proxy", "HAProxy"])
 def test_a_service_that_is_told_to_end_finishes_what_it_has_taken_in(settings: Path, tmp_path: Path, haproxy: str):
     port, log = free_port(), tmp_path / "log"
     url = f"http://127.0.0.1:{port}"
