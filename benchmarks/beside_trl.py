@@ -30,19 +30,26 @@ def arguments_of(description: str, **numbers: float) -> argparse.Namespace:
 
 
 def compare(
-    name: str, settings: str, repeats: int, one_run: Callable[[str, Path, int], dict[str, Any]], **facts: Any
+    name: str, settings: str, repeats: int, all_arms: Callable[[Path, int], dict[str, dict[str, Any]]], **facts: Any
 ) -> None:
-    """Measure every arm once a seed, in turns, and write `results/NAME.json`; `settings` are those of the command."""
+    """Measure all arms once a seed and write `results/NAME.json`; `settings` are those of the command.
+
+    The summary is of medians over the seeds; how many times as fast ours was as the faster of TRL's is the median of
+    what each seed gave.
+    """
     runs: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
     for seed in range(repeats):
-        for arm, measured in runs.items():
-            with tempfile.TemporaryDirectory() as scratch:
-                measured.append(one_run(arm, Path(scratch), seed))
-            print(arm, json.dumps({key: value for key, value in measured[-1].items() if key != "curve"}), flush=True)
-    rate = {arm: statistics.median(run["samples_per_second"] for run in measured) for arm, measured in runs.items()}
+        with tempfile.TemporaryDirectory() as scratch:
+            measured = all_arms(Path(scratch), seed)
+        for arm, run in measured.items():
+            runs[arm].append(run)
+            print(arm, json.dumps({key: value for key, value in run.items() if key != "curve"}), flush=True)
+    rates = {arm: [run["samples_per_second"] for run in measured] for arm, measured in runs.items()}
     summary = {
-        "median_samples_per_second": rate,
-        "times_trl": rate["dermoray"] / max(rate["trl"], rate["trl_ddp"]),
+        "median_samples_per_second": {arm: statistics.median(rate) for arm, rate in rates.items()},
+        "times_trl": statistics.median(
+            ours / max(theirs) for ours, *theirs in zip(*(rates[arm] for arm in ARMS), strict=True)
+        ),
     }
     command = f"python -m benchmarks.{name} MODEL DATA --trl PYTHON {settings} --repeats {repeats}"
     result = {"command": command, "machine": describe(), **facts, "runs": runs, **summary}
@@ -50,8 +57,10 @@ def compare(
     print(json.dumps(summary))
 
 
-def run_trl(arm: str, module: str, arguments: argparse.Namespace, out: Path, *settings: str) -> None:
-    """Run TRL's arm, which writes `out`, in the interpreter that has it."""
+def start_trl(
+    arm: str, module: str, arguments: argparse.Namespace, out: Path, *settings: str
+) -> subprocess.Popen[bytes]:
+    """Start TRL's arm, which writes `out`, in the interpreter that has it."""
     cores = os.cpu_count() or 1
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={cores}"]
     command = [
@@ -60,7 +69,7 @@ def run_trl(arm: str, module: str, arguments: argparse.Namespace, out: Path, *se
         *("-m", module, str(arguments.model), str(arguments.data), str(out), *settings),
     ]
     threads = {"OMP_NUM_THREADS": str(1 if arm == "trl_ddp" else cores)}
-    subprocess.run(command, check=True, env=os.environ | threads, stdout=subprocess.DEVNULL)
+    return subprocess.Popen(command, env=os.environ | threads, stdout=subprocess.DEVNULL)
 
 
 def entries_of(path: Path) -> list[dict[str, Any]]:

@@ -34,6 +34,7 @@ from dermo_ray.models.policy import load_policy
 from dermo_ray.phantom.render import draw
 from dermo_ray.phantom.settings import PhantomSettings
 from dermo_ray.phantom.tiny_model import TinyModelSettings, save_tiny_model
+from jobs.memory import memory_gib
 
 NAME = "tiny"
 RANK = 8
@@ -87,8 +88,7 @@ class Server:
 
     def memory_mib(self) -> float:
         """Proportional set size of the process and all its descendants."""
-        main = psutil.Process(self.process.pid)
-        return sum(_pss(process) for process in [main, *main.children(recursive=True)]) / 2**20
+        return 1024 * memory_gib(self.process.pid)
 
 
 @contextmanager
@@ -178,13 +178,6 @@ def free_port() -> int:
     """A port that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
-
-
-def _pss(process: psutil.Process) -> int:
-    try:
-        return int(process.memory_full_info().pss)
-    except (psutil.NoSuchProcess, psutil.AccessDenied):  # it has just ended
-        return 0
 
 
 def requests(count: int, tokens: int, *, seed: int = 0, images: int | None = None) -> list[dict[str, Any]]:

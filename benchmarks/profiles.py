@@ -2,9 +2,10 @@
 
 Starts the command, waits until its start-up is over (`--once`, `--after`), measures for a while what each of its
 processes takes of the cores, samples their Python stacks with py-spy for as long again, threads that wait left out,
-and ends it. Adds to `benchmarks/results/profiles.json`, under NAME, each kind of process: how many cores it took, and
-the functions in which most of its samples were, those included that they called. The measurements of a name stay in
-order, each with what was changed before it (`--note`), so that the last two are before and after.
+and ends it. Adds to `benchmarks/results/profiles.json`, under NAME, each kind of process, by the title it has: how many
+cores it took, and the functions in which most of its samples were, those included that they called. The measurements of
+a name stay in order, each with its commit and what was changed before it (`--note`): the first is before, the last is
+after.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,23 +29,6 @@ from benchmarks.machine import describe
 
 RATE = 20
 """Samples a second."""
-ROLES = {
-    "vllm/v1/engine/core.py": "engine: the model",
-    "actors/learner.py": "learner rank",
-    "actors/supervised.py": "learner rank",
-    "serve/ingress.py": "serve: ingress",
-    "serve/replica.py": "serve: replica beside its engine",
-    "serve/manager.py": "serve: manager",
-    "serve/_private/proxy.py": "serve: proxy",
-    "serve/_private/controller.py": "serve: controller",
-    "actors/rollout.py": "rollout worker beside its engine",
-    "actors/engine.py": "rollout worker beside its engine",
-    "actors/reward.py": "reward worker",
-    "trl/trainer": "TRL",
-    "benchmarks/": "benchmark",
-    "jobs/": "driver",
-}
-"""What a process is, by a part of the path of a file whose code it runs; the first that is found counts."""
 _FRAME = re.compile(r"(?P<function>.+) \((?P<file>[^()]+?)(:\d+)?\)$")
 _LEAST = 0.01
 """Cores below which a process is left out."""
@@ -51,8 +36,8 @@ _START_TIMEOUT = 600.0
 """Seconds that the command's start-up may take."""
 _PATIENCE = 60.0
 """Seconds that the command has to end once it is told to."""
-_TRUNK = 0.9
-"""Functions that most of a process's samples are in say nothing."""
+_PASSED_ON = 0.9
+"""A function that hands so much of its time to one that it calls says nothing which that one doesn't."""
 _LISTED = 12
 
 
@@ -74,13 +59,16 @@ def main() -> None:
     running = subprocess.Popen(arguments.command)
     try:
         _wait(running, arguments.once, arguments.after)
-        cores, stacks = sampled(running.pid, arguments.seconds)
+        cores, titles, stacks = sampled(running.pid, arguments.seconds)
     finally:
+        started = psutil.Process(running.pid).children(recursive=True)
         running.send_signal(signal.SIGTERM)
         running.wait(_PATIENCE)
+        for left in psutil.wait_procs(started, timeout=_PATIENCE)[1]:
+            left.kill()
     found = {
-        "command": " ".join(arguments.command), "note": arguments.note, "machine": describe(),
-        "processes": costs(cores, stacks),
+        "command": " ".join(arguments.command), "note": arguments.note, "commit": _commit(), "machine": describe(),
+        "processes": costs(cores, titles, stacks),
     }  # fmt: skip
     path = RESULTS / "profiles.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {
@@ -89,6 +77,11 @@ def main() -> None:
     results["profiles"].setdefault(arguments.name, []).append(found)
     path.write_text(json.dumps(results, indent=2) + "\n")
     print(json.dumps(found["processes"], indent=2))
+
+
+def _commit() -> str:
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def _wait(running: subprocess.Popen[bytes], once: Path | None, after: float) -> None:
@@ -108,8 +101,8 @@ def _wait(running: subprocess.Popen[bytes], once: Path | None, after: float) -> 
         raise RuntimeError(f"the command ended before {after:g} s (--after)")
 
 
-def sampled(pid: int, seconds: float) -> tuple[dict[str, float], list[Stack]]:
-    """For process `pid` and all below it, over `seconds`: the cores that each takes, and the stacks of each."""
+def sampled(pid: int, seconds: float) -> tuple[dict[str, float], dict[str, str], list[Stack]]:
+    """For process `pid` and all below it, over `seconds`: the cores that each takes, its title, and its stacks."""
     processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
     before = {process: _seconds(process) for process in processes}
     time.sleep(1)
@@ -119,6 +112,7 @@ def sampled(pid: int, seconds: float) -> tuple[dict[str, float], list[Stack]]:
     time.sleep(seconds)  # before py-spy comes, which takes some of the cores itself
     passed = time.monotonic() - began
     cores = {str(process.pid): (_seconds(process) - before[process]) / passed for process in busy}
+    titles = {str(process.pid): _title(process) for process in busy}
     with tempfile.TemporaryDirectory() as folder:
         command = [str(Path(sys.executable).with_name("py-spy")), "record", "--nonblocking", "--format", "raw",
                    "--rate", str(RATE), "--duration", f"{seconds:g}"]  # fmt: skip
@@ -135,7 +129,7 @@ def sampled(pid: int, seconds: float) -> tuple[dict[str, float], list[Stack]]:
             if file.is_file()  # py-spy can't read a process that is no Python's
             for stack in stacks_of(str(process.pid), file.read_text().splitlines())
         ]
-    return cores, stacks
+    return cores, titles, stacks
 
 
 def _seconds(process: psutil.Process) -> float:
@@ -144,6 +138,13 @@ def _seconds(process: psutil.Process) -> float:
     except psutil.NoSuchProcess:  # it has just ended
         return 0.0
     return float(times.user + times.system)
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return title_of(process.cmdline())
+    except psutil.NoSuchProcess:  # it has just ended
+        return "ended"
 
 
 def stacks_of(process: str, lines: Iterable[str]) -> Iterator[Stack]:
@@ -161,33 +162,43 @@ def _frame(text: str) -> str | None:
     return f"{match['function']} ({match['file'].rpartition('site-packages/')[2]})"
 
 
-def costs(cores: dict[str, float], stacks: list[Stack]) -> dict[str, Any]:
+def title_of(arguments: list[str]) -> str:
+    """What a process is, from its arguments: an actor's class, a module that was started, or a program."""
+    program = arguments[0].strip()
+    if "::" in program:  # a title that the process gave itself: Ray's actors and vLLM's engines do
+        prefix, _, title = program.partition("::")
+        return title.partition(".")[0] if prefix == "ray" else program
+    module = arguments.index("-m") + 1 if "-m" in arguments else 0
+    return arguments[module] if module else Path(program).name
+
+
+def costs(cores: dict[str, float], titles: dict[str, str], stacks: list[Stack]) -> dict[str, Any]:
     """The cores that each kind of process takes, and its most costly functions as shares of its samples."""
-    frames_of: dict[str, set[str]] = defaultdict(set)
-    for process, frames, _ in stacks:
-        frames_of[process].update(frames)
-    roles = {process: _role(frames_of[process]) for process in cores}
     total, within = Counter[str](), defaultdict[str, Counter[str]](Counter)
+    calls = defaultdict[str, Counter[tuple[str, str]]](Counter)
     for process, frames, count in stacks:
-        total[roles[process]] += count
+        title = titles[process]
+        total[title] += count
         for frame in set(frames):
-            within[roles[process]][frame] += count
+            within[title][frame] += count
+        for call in set(pairwise(frames)):
+            calls[title][call] += count
     taken: dict[str, float] = defaultdict(float)
     for process, share in cores.items():
-        taken[roles[process]] += share
+        taken[titles[process]] += share
     processes = {}
-    for role, share in sorted(taken.items(), key=lambda item: -item[1]):
-        informative = [(name, here) for name, here in within[role].most_common() if here < _TRUNK * total[role]]
-        processes[role] = {
+    for title, share in sorted(taken.items(), key=lambda item: -item[1]):
+        passed_on = {
+            caller
+            for (caller, called), here in calls[title].items()
+            if caller != called and here >= _PASSED_ON * within[title][caller]
+        }
+        told = [(name, here) for name, here in within[title].most_common() if name not in passed_on]
+        processes[title] = {
             "cores": round(share, 3),
-            "functions": {name: round(here / total[role], 3) for name, here in informative[:_LISTED]},
+            "functions": {name: round(here / total[title], 3) for name, here in told[:_LISTED]},
         }
     return processes
-
-
-def _role(frames: Iterable[str]) -> str:
-    seen = list(frames)
-    return next((role for part, role in ROLES.items() if any(part in frame for frame in seen)), "other")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from typing import Any
 
 from actors.environment import worker_environment
 from benchmarks import rollout
-from benchmarks.beside_trl import arguments_of, compare, entries_of, run_trl
+from benchmarks.beside_trl import ARMS, arguments_of, compare, entries_of, start_trl
 from benchmarks.load import free_port
 from dermo_ray.config.base import load
 from dermo_ray.config.mavic import MavicConfig
@@ -42,20 +42,23 @@ def main() -> None:
         "rl_step",
         f"--seconds {arguments.seconds:g}",
         arguments.repeats,
-        lambda arm, scratch, seed: one_run(arm, arguments, scratch, seed, samples),
+        lambda scratch, seed: {arm: one_run(arm, arguments, scratch / arm, seed, samples) for arm in ARMS},
         samples_per_update=samples,
     )
 
 
 def one_run(arm: str, arguments: argparse.Namespace, scratch: Path, seed: int, samples: int) -> dict[str, Any]:
     """Rates, reward at the end and peak memory of one arm."""
+    scratch.mkdir()
     out = scratch / "updates.jsonl"
     with PeakMemory() as memory:
         if arm == "dermoray":
             entries = train(arguments, scratch / "run", seed)
         else:
             settings = (f"--seconds={arguments.seconds}", f"--seed={seed}")
-            run_trl(arm, "benchmarks.trl_grpo", arguments, out, *settings)
+            trainer = start_trl(arm, "benchmarks.trl_grpo", arguments, out, *settings)
+            if trainer.wait():
+                raise RuntimeError(f"{arm} failed with status {trainer.returncode}")
             entries = entries_of(out)
     first, last = entries[_WARM_UP - 1], entries[-1]
     updates, seconds = len(entries) - _WARM_UP, last["seconds"] - first["seconds"]

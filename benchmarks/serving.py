@@ -19,10 +19,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import psutil
-
 from benchmarks.load import Server, dermo_ray_server, make_run, put_on, requests, vllm_server
 from benchmarks.machine import describe
+from benchmarks.turns import pause, resume
 
 RESULT = Path("benchmarks/results/serving.json")
 TOKENS = 64
@@ -65,15 +64,11 @@ def measure(run: Path, folder: Path, environment: Mapping[str, str], rounds: int
 @contextmanager
 def stopped(server: Server) -> Iterator[None]:
     """No process of the server runs during the body of a `with`, and for a moment after it none is measured."""
-    main = psutil.Process(server.process.pid)
-    processes = [main, *main.children(recursive=True)]
-    for process in processes:
-        process.suspend()
+    pause(server.process.pid)
     try:
         yield
     finally:
-        for process in processes:
-            process.resume()
+        resume(server.process.pid)
         time.sleep(_SETTLING)
 
 

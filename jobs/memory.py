@@ -1,5 +1,6 @@
-"""Peak memory of a job with everything that it started."""
+"""Memory of a job with everything that it started, now and at its peak."""
 
+import os
 import threading
 from types import TracebackType
 
@@ -30,12 +31,17 @@ class PeakMemory:
         self._thread.join()
 
     def _watch(self) -> None:
-        me = psutil.Process()
         while not self._ended.wait(self._interval):
-            total = 0
-            for process in [me, *me.children(recursive=True)]:
-                try:
-                    total += process.memory_full_info().pss
-                except psutil.NoSuchProcess:
-                    continue  # it ended between being listed and being read
-            self.gib = max(self.gib, total / 2**30)
+            self.gib = max(self.gib, memory_gib(os.getpid()))
+
+
+def memory_gib(pid: int) -> float:
+    """Proportional set size of process `pid` and all below it."""
+    main = psutil.Process(pid)
+    total = 0
+    for process in [main, *main.children(recursive=True)]:
+        try:
+            total += process.memory_full_info().pss
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue  # it ended between being listed and being read
+    return float(total / 2**30)

@@ -20,7 +20,7 @@ from dermo_ray.models.chat import answer_texts
 
 _GRID = "image_grid_thw"
 """[images, 3]: how many patches each image has, in time, down and across."""
-_TEXT_TENSORS = ("input_ids", "attention_mask", "mm_token_type_ids")
+_TEXT_TENSORS = ("input_ids", "attention_mask")
 """What a processor returns beside the image processor's tensors."""
 
 
@@ -158,7 +158,9 @@ def _pieces(
 def _encode_shown(processor: ProcessorMixin, pieces: Sequence[_Piece]) -> None:
     """Encode pieces that show images; several at once only where a grid tells which rows are whose."""
     images = [list(piece.images) for piece in pieces]
-    encoded = processor(text=[piece.text for piece in pieces], images=images, padding=False)
+    encoded = processor(
+        text=[piece.text for piece in pieces], images=images, padding=False, return_mm_token_type_ids=False
+    )
     for piece, ids in zip(pieces, encoded["input_ids"], strict=True):
         piece.ids = ids
     tensors = _image_tensors(encoded)

@@ -126,7 +126,10 @@ class PolicyScorer(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [n, vocabulary] of the sampling distribution, from hidden states [n, width]."""
-        return (self.model.lm_head(hidden).float() / self.temperature).index_fill_(1, self.banned, -torch.inf)
+        logits = self.model.lm_head(hidden).float()
+        if self.temperature != 1:
+            logits = logits / self.temperature
+        return logits.index_fill_(1, self.banned, -torch.inf) if len(self.banned) else logits
 
     def predicting(self, batch: VLMBatch) -> Tensor:
         """The hidden states that predict the trained tokens, [N, width] in row-major order."""
@@ -171,7 +174,8 @@ class PolicyScorer(nn.Module):
         """The keyword arguments of the model's forward pass; each sequence is handed its prompt's image features."""
         model = self.model
         accepted = inspect.signature(model.model.forward).parameters
-        inputs: dict[str, object] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        # no mask of padding: it stands on the right, where causal attention never looks, and kernels are faster without
+        inputs: dict[str, object] = {"input_ids": batch.input_ids}
         if "mm_token_type_ids" in accepted:
             inputs["mm_token_type_ids"] = (batch.input_ids == model.config.image_token_id).int()
         features = batch.features or self.image_features(batch.images, batch.image_counts)
