@@ -16,12 +16,16 @@ def worker_environment(settings: PoolSettings) -> dict[str, str]:
         "TRANSFORMERS_VERBOSITY": "error",
         "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_NO_USAGE_STATS": "1",
-    } | ({} if settings.on_gpu else _KEPT_MEMORY)
+    }
 
 
-_KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**28), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
-"""Tensors that are freed leave their memory with glibc (`man mallopt`): else it goes back to the system, which clears
-its pages each time that the next tensor asks for them."""
+def training_environment(settings: PoolSettings) -> dict[str, str]:
+    """The same for processes that train; on CPUs, freed tensors leave their memory with glibc (`man mallopt`).
+
+    Else it goes back to the system, which clears its pages each time that the next tensor asks for them.
+    """
+    kept = {"MALLOC_MMAP_THRESHOLD_": str(2**28), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
+    return worker_environment(settings) | ({} if settings.on_gpu else kept)
 
 
 def threads(settings: PoolSettings) -> int:

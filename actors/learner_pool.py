@@ -15,7 +15,7 @@ from typing import Any
 import ray
 
 from actors.adapters import Published, Sent
-from actors.environment import worker_environment
+from actors.environment import training_environment
 from actors.hosting import Host, Location, WorkerDied, last_line, ray_hosts
 from actors.interfaces import CheckpointError
 from actors.messages import CompletionName, ScoredGroup, TrainingGroup
@@ -283,6 +283,6 @@ def _ray_ranks(config: MavicConfig) -> Callable[[int], Host]:
         # imported by the actors alone: the driver needs neither DeepSpeed nor its start-up time
         from actors.learner import LearnerRank
 
-        return ray_hosts(LearnerRank, (config, rank), config.learner, worker_environment(config.learner))()
+        return ray_hosts(LearnerRank, (config, rank), config.learner, training_environment(config.learner))()
 
     return new_host

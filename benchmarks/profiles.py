@@ -61,7 +61,7 @@ def main() -> None:
         _wait(running, arguments.once, arguments.after)
         cores, titles, stacks = sampled(running.pid, arguments.seconds)
     finally:
-        started = psutil.Process(running.pid).children(recursive=True)
+        started = psutil.Process(running.pid).children(recursive=True) if running.poll() is None else []
         running.send_signal(signal.SIGTERM)
         running.wait(_PATIENCE)
         for left in psutil.wait_procs(started, timeout=_PATIENCE)[1]:

@@ -7,6 +7,8 @@ from typing import Any
 Result = dict[str, Any]
 Row = tuple[str, str, str]
 """What was measured, the figure, and what it should be."""
+_SHOWN_CORES = 0.02
+"""Processes that take less are not told."""
 
 
 def _demo(result: Result) -> list[Row]:
@@ -328,6 +330,15 @@ def _beside_trl(result: Result) -> list[Row]:
     rows = [(f"samples/s, {names[arm]}", f"{speed:.1f}", "") for arm, speed in speeds.items()]
     wanted = "at least 1.3" if "samples_per_update" in result else "at least 1.2"
     rows.append(("times the faster of TRL's", f"{result['times_trl']:.2f}", wanted))
+    reached = {
+        "reward_of_the_last_ten": "reward of the last ten updates after the same time",
+        "loss_of_the_last_twenty": "loss of the last twenty updates of as many",
+        "peak_memory_gib": "peak memory, GiB",
+    }
+    for key, title in reached.items():
+        if key in result["runs"]["dermoray"][0]:
+            found = {arm: median(run[key] for run in runs) for arm, runs in result["runs"].items()}
+            rows.append((title, "; ".join(f"{names[arm]}: {value:.3g}" for arm, value in found.items()), ""))
     engines = {"one_engine": "one bare engine with all cores", "an_engine_a_core": "bare engines, one a core,"}
     parts = [run["times_the_bare_parts"] for run in result["runs"]["dermoray"] if "times_the_bare_parts" in run]
     if parts:
@@ -343,8 +354,12 @@ def _profiles(result: Result) -> list[Row]:
     rows = []
     for name, profiles in result["profiles"].items():
         for found in profiles:
-            shares = ", ".join(f"{role} {process['cores']:.2f}" for role, process in found["processes"].items())
-            rows.append((f"{name}, cores by process: {found['note']}", shares, ""))
+            shares = ", ".join(
+                f"{title} {process['cores']:.2f}"
+                for title, process in found["processes"].items()
+                if process["cores"] >= _SHOWN_CORES
+            )
+            rows.append((f"{name} at {found['commit']}, cores by process: {found['note']}", shares, ""))
     return rows
 
 

@@ -15,7 +15,7 @@ from ray.train import WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import LoggingConfig, RunConfig, ScalingConfig
 
-from actors.environment import worker_environment
+from actors.environment import training_environment
 from dermo_ray import checkpoints
 from dermo_ray.config.concepts import ConceptsConfig
 from dermo_ray.config.pools import PoolSettings
@@ -49,7 +49,7 @@ def fit(train_rank: Callable[[], None], pool: PoolSettings, run: Path) -> None:
         run_config=RunConfig(  # type: ignore[arg-type]  # static types of ray.train are those of its first version
             name="ray",
             storage_path=str(run / "logs"),
-            worker_runtime_env={"env_vars": worker_environment(pool)},
+            worker_runtime_env={"env_vars": training_environment(pool)},
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
