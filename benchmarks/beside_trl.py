@@ -32,7 +32,7 @@ def arguments_of(description: str, **numbers: float) -> argparse.Namespace:
 def compare(
     name: str, settings: str, repeats: int, all_arms: Callable[[Path, int], dict[str, dict[str, Any]]], **facts: Any
 ) -> None:
-    """Measure all arms once a seed and write `results/NAME.json`; `settings` are those of the command.
+    """Measure all arms once a seed and write `results/NAME.json` after each; `settings` are those of the command.
 
     The summary is of medians over the seeds; how many times as fast ours was as the faster of TRL's is the median of
     what each seed gave.
@@ -44,17 +44,17 @@ def compare(
         for arm, run in measured.items():
             runs[arm].append(run)
             print(arm, json.dumps({key: value for key, value in run.items() if key != "curve"}), flush=True)
-    rates = {arm: [run["samples_per_second"] for run in measured] for arm, measured in runs.items()}
-    summary = {
-        "median_samples_per_second": {arm: statistics.median(rate) for arm, rate in rates.items()},
-        "times_trl": statistics.median(
-            ours / max(theirs) for ours, *theirs in zip(*(rates[arm] for arm in ARMS), strict=True)
-        ),
-    }
-    command = f"python -m benchmarks.{name} MODEL DATA --trl PYTHON {settings} --repeats {repeats}"
-    result = {"command": command, "machine": describe(), **facts, "runs": runs, **summary}
-    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(summary))
+        rates = {arm: [run["samples_per_second"] for run in measured] for arm, measured in runs.items()}
+        summary = {
+            "median_samples_per_second": {arm: statistics.median(rate) for arm, rate in rates.items()},
+            "times_trl": statistics.median(
+                ours / max(theirs) for ours, *theirs in zip(*(rates[arm] for arm in ARMS), strict=True)
+            ),
+        }
+        command = f"python -m benchmarks.{name} MODEL DATA --trl PYTHON {settings} --repeats {seed + 1}"
+        result = {"command": command, "machine": describe(), **facts, "runs": runs, **summary}
+        (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+        print(json.dumps(summary), flush=True)
 
 
 def start_trl(

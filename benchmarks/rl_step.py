@@ -2,13 +2,13 @@
 
 MODEL and DATA are a fine-tuned policy and a prepared folder, such as the demo's `sft/checkpoints/latest/model` and
 `data`. PYTHON is the interpreter of an environment that has TRL as well (`benchmarks/README.md`). Both train the same
-adapter on the same prompts, with the same group size, lengths, precision and reward, for so many seconds from the
-first update on: ours with completions at most one update old and adapters merged into the engines' weights, TRL once as
-one process with all cores, once as one process a core. The arms take turns. Start-up is not counted on either side, and
-the first updates are left out of the rates. After each of our runs its parts do the same work alone: a bare engine with
-all cores, and bare engines, a process a core, answer prompts in one call, without an adapter as the merged ones do, and
-the learner ranks, without Ray, make the same updates from the completions that the run recorded. Writes
-`benchmarks/results/rl_step.json`.
+adapter on the same prompts, with the same group size, lengths, precision and reward: ours with completions at most one
+update old and adapters merged into the engines' weights, TRL once as one process with all cores, once as one process a
+core. All three are started and then run in turns, the others stopped meanwhile, until each has had so many seconds. The
+rates are those of updates that a turn holds whole; start-up and the first updates are left out. Then the parts of ours
+do the same work alone: a bare engine with all cores, and bare engines, a process a core, answer prompts in one call,
+without an adapter as the merged ones do, and the learner ranks, without Ray, make the same updates from the completions
+that the run recorded. Writes `benchmarks/results/rl_step.json`.
 """
 
 import argparse
@@ -17,91 +17,101 @@ import os
 import statistics
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from actors.environment import training_environment
+from actors.environment import worker_environment
 from benchmarks import rollout
 from benchmarks.beside_trl import ARMS, arguments_of, compare, entries_of, start_trl
 from benchmarks.load import free_port
+from benchmarks.turns import Span, killed, pause, take_turns, updates_per_second, wait_for_updates
 from dermo_ray.config.base import load
 from dermo_ray.config.mavic import MavicConfig
-from jobs.memory import PeakMemory
 
 _WARM_UP = 3
-_BARE_UPDATES = 12
+_TURN = 15.0
+"""Seconds, which several updates need."""
+_BARE_UPDATES = 8
 """Measured of the learner ranks alone."""
 STAGE = Path("configs/demo/mavic.yaml")
 
 
 def main() -> None:
-    arguments = arguments_of(__doc__.splitlines()[0], seconds=90.0)
+    arguments = arguments_of(__doc__.splitlines()[0], seconds=75.0)
     config = load(MavicConfig, STAGE)
     samples = config.batch_groups * config.rollout.group_size
     compare(
         "rl_step",
         f"--seconds {arguments.seconds:g}",
         arguments.repeats,
-        lambda scratch, seed: {arm: one_run(arm, arguments, scratch / arm, seed, samples) for arm in ARMS},
+        lambda scratch, seed: in_turns(arguments, scratch, seed, samples),
         samples_per_update=samples,
     )
 
 
-def one_run(arm: str, arguments: argparse.Namespace, scratch: Path, seed: int, samples: int) -> dict[str, Any]:
-    """Rates, reward at the end and peak memory of one arm."""
-    scratch.mkdir()
-    out = scratch / "updates.jsonl"
-    with PeakMemory() as memory:
-        if arm == "dermoray":
-            entries = train(arguments, scratch / "run", seed)
-        else:
-            settings = (f"--seconds={arguments.seconds}", f"--seed={seed}")
-            trainer = start_trl(arm, "benchmarks.trl_grpo", arguments, out, *settings)
-            if trainer.wait():
-                raise RuntimeError(f"{arm} failed with status {trainer.returncode}")
-            entries = entries_of(out)
-    first, last = entries[_WARM_UP - 1], entries[-1]
-    updates, seconds = len(entries) - _WARM_UP, last["seconds"] - first["seconds"]
-    tokens = sum(entry["completion_tokens"] for entry in entries[_WARM_UP:]) * samples
-    alone = bare_parts(arguments, scratch, tokens / updates, seconds / updates) if arm == "dermoray" else {}
-    return {
-        "seed": seed,
-        "updates": len(entries),
-        "samples_per_second": updates * samples / seconds,
-        "tokens_per_second": tokens / seconds,
-        "reward_of_the_last_ten": statistics.mean(entry["reward"] for entry in entries[-10:]),
-        "peak_memory_gib": round(memory.gib, 2),
-        **alone,
-        "curve": [[round(entry["seconds"], 2), round(entry["reward"], 4)] for entry in entries],
-    }
+def in_turns(arguments: argparse.Namespace, scratch: Path, seed: int, samples: int) -> dict[str, dict[str, Any]]:
+    """Rates, reward at the end and peak memory of every arm; of ours, beside what its parts take alone."""
+    outs = {arm: scratch / f"{arm}.jsonl" for arm in ARMS} | {"dermoray": scratch / "run/metrics.jsonl"}
+    running: dict[str, subprocess.Popen[bytes]] = {}
+    began: dict[str, Span] = {}
+    with killed(running):
+        for arm, out in outs.items():
+            running[arm] = start(arm, arguments, scratch, out, seed)
+            wait_for_updates(running[arm], arm, out, _WARM_UP)
+            pause(running[arm].pid)
+            began[arm] = (entries_of(out)[0]["time"], time.time())
+        turns, memory = take_turns(running, _TURN, arguments.seconds)
+    found = {}
+    for arm, out in outs.items():
+        entries = [
+            (entry["time"], entry.get("reward/total", entry.get("reward")), entry["completion_tokens"])
+            for entry in entries_of(out)
+            if entry["time"] <= turns[arm][-1][1]
+        ]
+        times, rewards, lengths = zip(*entries, strict=True)
+        rate = samples * updates_per_second(times, turns[arm])
+        found[arm] = {
+            "seed": seed,
+            "updates": len(times),
+            "samples_per_second": rate,
+            "tokens_per_second": rate * statistics.mean(lengths[_WARM_UP:]),
+            "reward_of_the_last_ten": statistics.mean(rewards[-10:]),
+            "peak_memory_gib": round(memory[arm], 2),
+            "curve": [
+                [round(seconds_in(time, [began[arm], *turns[arm]]), 2), round(reward, 4)]
+                for time, reward in zip(times, rewards, strict=True)
+            ],
+        }
+    ours = found["dermoray"]
+    tokens = samples * ours["tokens_per_second"] / ours["samples_per_second"]
+    ours |= bare_parts(arguments, scratch, tokens, samples / ours["samples_per_second"])
+    return found
 
 
-def train(arguments: argparse.Namespace, run: Path, seed: int) -> list[dict[str, float]]:
-    """Our updates, as many as the time is sure to allow for; those after its end are left out."""
+def start(arm: str, arguments: argparse.Namespace, scratch: Path, out: Path, seed: int) -> subprocess.Popen[bytes]:
+    """Start an arm, which makes updates until it is killed and writes each to `out`."""
+    if arm != "dermoray":
+        return start_trl(arm, "benchmarks.trl_grpo", arguments, out, f"--seed={seed}")
     settings = [
-        f"run={run}",
+        f"run={scratch / 'run'}",
         f"data={arguments.data}",
         f"model.path={arguments.model}",
         f"seed={seed}",
-        f"steps={round(arguments.seconds / 2)}",
+        "steps=100000",
         "reward.concepts=null",
         "max_staleness=1",
         "rollout.merge_adapters=true",
         "learner.optimizer.schedule=constant",
         "checkpoint_every=100000",
     ]
-    subprocess.run([sys.executable, "-m", "jobs.mavic", str(STAGE), *settings], check=True)
-    entries = entries_of(run / "metrics.jsonl")
-    began = entries[0]["time"] - entries[0]["seconds/wait_rollout"] - entries[0]["seconds/update"]
-    return [
-        {
-            "seconds": entry["time"] - began,
-            "reward": entry["reward/total"],
-            "completion_tokens": entry["completion_tokens"],
-        }
-        for entry in entries
-        if entry["time"] - began <= arguments.seconds
-    ]
+    return subprocess.Popen([sys.executable, "-m", "jobs.mavic", str(STAGE), *settings])
+
+
+def seconds_in(moment: float, spans: Sequence[Span]) -> float:
+    """How many seconds of `spans` are before a moment."""
+    return sum(max(0.0, min(moment, ended) - began) for began, ended in spans)
 
 
 def bare_parts(arguments: argparse.Namespace, scratch: Path, tokens: float, seconds: float) -> dict[str, Any]:
@@ -120,7 +130,7 @@ def bare_parts(arguments: argparse.Namespace, scratch: Path, tokens: float, seco
         subprocess.Popen(
             [sys.executable, "-m", "benchmarks.bare_learner", str(model), str(data), str(scratch / "run/rollouts"),
              str(scratch / f"rank-{rank}.json"), f"--rank={rank}", f"--port={port}", f"--steps={steps}"],
-            env=os.environ | training_environment(learner),
+            env=os.environ | worker_environment(learner),
         )
         for rank in range(learner.workers)
     ]  # fmt: skip

@@ -12,27 +12,18 @@ import argparse
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from benchmarks.beside_trl import ARMS, arguments_of, compare, entries_of, start_trl
-from benchmarks.turns import kill, pause, resume
+from benchmarks.turns import killed, pause, take_turns, updates_per_second, wait_for_updates
 from dermo_ray.config.base import load
 from dermo_ray.config.sft import SftConfig
-from jobs.memory import memory_gib
 
 _WARM_UP = 5
 _TURN = 8.0
 """Seconds."""
-_START_TIMEOUT = 300.0
-"""Seconds that an arm may take until its first updates are made."""
 STAGE = Path("configs/demo/sft.yaml")
-
-Span = tuple[float, float]
-"""When a turn began and when it ended."""
 
 
 def main() -> None:
@@ -51,27 +42,12 @@ def in_turns(arguments: argparse.Namespace, scratch: Path, seed: int, batch: int
     """Rate, loss at the end and peak memory of every arm."""
     outs = {arm: scratch / f"{arm}.jsonl" for arm in ARMS} | {"dermoray": scratch / "run/metrics.jsonl"}
     running: dict[str, subprocess.Popen[bytes]] = {}
-    memory = dict.fromkeys(ARMS, 0.0)
-    turns: dict[str, list[Span]] = {arm: [] for arm in ARMS}
-    try:
+    with killed(running):
         for arm, out in outs.items():
             running[arm] = start(arm, arguments, scratch, out, seed)
-            _wait_for_updates(running[arm], arm, out)
+            wait_for_updates(running[arm], arm, out, _WARM_UP)
             pause(running[arm].pid)
-        while living := [arm for arm in ARMS if running[arm].poll() is None]:
-            for arm in living:
-                pid = running[arm].pid
-                began = time.time()
-                resume(pid)
-                if _ended(running[arm], arm, _TURN):
-                    continue
-                turns[arm].append((began, time.time()))
-                memory[arm] = max(memory[arm], memory_gib(pid))
-                pause(pid)
-    finally:
-        for process in running.values():
-            if process.poll() is None:
-                kill(process.pid)
+        turns, memory = take_turns(running, _TURN)
     return {
         arm: {
             "seed": seed,
@@ -96,34 +72,6 @@ def start(arm: str, arguments: argparse.Namespace, scratch: Path, out: Path, see
         "validation.every=0",
     ]
     return subprocess.Popen([sys.executable, "-m", "jobs.sft", str(STAGE), *settings])
-
-
-def _ended(process: subprocess.Popen[bytes], arm: str, seconds: float) -> bool:
-    """Whether the arm ends within `seconds`; raises `RuntimeError` where it fails."""
-    try:
-        status = process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return False
-    if status:
-        raise RuntimeError(f"{arm} ended with status {status}")
-    return True
-
-
-def _wait_for_updates(process: subprocess.Popen[bytes], arm: str, out: Path) -> None:
-    """Return once the first updates are made."""
-    deadline = time.monotonic() + _START_TIMEOUT
-    while not (out.exists() and len(entries_of(out)) >= _WARM_UP):
-        if _ended(process, arm, 0.5):
-            raise RuntimeError(f"{arm} ended before update {_WARM_UP}")
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"{arm} made no {_WARM_UP} updates within {_START_TIMEOUT:g} s")
-
-
-def updates_per_second(times: Sequence[float], turns: Sequence[Span]) -> float:
-    """Of the updates that ended at `times`: the rate of those that began and ended in one turn."""
-    within = [[time for time in times if began <= time <= ended] for began, ended in turns]
-    seconds = [after - before for turn in within for before, after in pairwise(turn)]
-    return len(seconds) / sum(seconds)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""One arm of `benchmarks.rl_step`: TRL's `GRPOTrainer` on the same policy, prompts and reward, for so many seconds.
+"""One arm of `benchmarks.rl_step`: TRL's `GRPOTrainer` on the same policy, prompts and reward.
 
-    python -m benchmarks.trl_grpo MODEL DATA OUT --seconds 120
+    python -m benchmarks.trl_grpo MODEL DATA OUT
 
-Needs TRL beside what DermoRay needs (see `benchmarks/README.md`). Writes to OUT one JSON line an update: seconds since
-the first update, mean reward, mean completion length.
+Needs TRL beside what DermoRay needs (see `benchmarks/README.md`). Makes updates until it is killed, and writes to
+OUT one JSON line for each: its time, mean reward, mean completion length.
 """
 
 import argparse
@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import torch
-import torch.distributed as dist
 from peft import LoraConfig
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import GRPOConfig, GRPOTrainer
@@ -29,18 +27,11 @@ from dermo_ray.records import GroundTruth
 from rewards import Scorer
 
 
-class Clock(TrainerCallback):
-    """Writes what each update came to, and stops when the time is over."""
+class Rewards(TrainerCallback):
+    """Writes what each update came to."""
 
-    def __init__(self, out: Path, seconds: float) -> None:
-        self._out, self._seconds, self._began = out, seconds, 0.0
-
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """The first update starts the clock."""
-        if not self._began:
-            self._began = time.perf_counter()
+    def __init__(self, out: Path) -> None:
+        self._out = out
 
     def on_log(
         self,
@@ -53,17 +44,9 @@ class Clock(TrainerCallback):
         """One line for each update."""
         if logs is None or "reward" not in logs or not state.is_world_process_zero:
             return
-        passed = time.perf_counter() - self._began
-        entry = {"seconds": passed, "reward": logs["reward"], "completion_tokens": logs["completions/mean_length"]}
+        entry = {"time": time.time(), "reward": logs["reward"], "completion_tokens": logs["completions/mean_length"]}
         with self._out.open("a") as file:
             file.write(json.dumps(entry) + "\n")
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """All ranks stop after the same update."""
-        over = torch.tensor(float(time.perf_counter() - self._began > self._seconds))
-        if dist.is_initialized():
-            dist.broadcast(over, 0)  # all ranks stop after the same update
-        control.should_training_stop = bool(over)
 
 
 def main() -> None:
@@ -71,7 +54,6 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     config = load(MavicConfig, Path("configs/demo/mavic.yaml"))
@@ -112,7 +94,7 @@ def main() -> None:
         peft_config=LoraConfig(
             r=config.lora.rank, lora_alpha=config.lora.alpha, target_modules=list(config.lora.targets)
         ),
-        callbacks=[Clock(arguments.out, arguments.seconds)],
+        callbacks=[Rewards(arguments.out)],
     )
     trainer.train()
 

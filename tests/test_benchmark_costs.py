@@ -8,8 +8,8 @@ import pytest
 
 from benchmarks.gpu import Work
 from benchmarks.profiles import costs, stacks_of, title_of
-from benchmarks.sft_step import updates_per_second
-from benchmarks.turns import kill, pause, resume
+from benchmarks.rl_step import seconds_in
+from benchmarks.turns import kill, pause, resume, updates_per_second
 
 RAW = {
     "7": ["MainThread;main (jobs/mavic.py:12);wait (asyncio/base_events.py:1) 10"],
@@ -73,6 +73,11 @@ def test_only_updates_that_a_turn_holds_whole_are_counted() -> None:
     turns = [(0.0, 4.0), (10.0, 13.0), (20.0, 21.0)]
     # from 1 to 3 in the first, from 11 to 12.5 in the second; the third holds the end of one alone
     assert updates_per_second([1.0, 2.0, 3.0, 11.0, 12.0, 12.5, 20.5], turns) == 4 / 3.5
+
+
+def test_time_passes_only_in_turns() -> None:
+    turns = [(0.0, 4.0), (10.0, 13.0)]
+    assert [seconds_in(moment, turns) for moment in (2.0, 7.0, 11.0, 20.0)] == [2.0, 4.0, 5.0, 7.0]
 
 
 def test_a_command_that_is_stopped_does_nothing_with_all_that_it_started(tmp_path: Path) -> None:
