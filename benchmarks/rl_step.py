@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from actors.environment import worker_environment
+from actors.environment import training_environment
 from benchmarks import rollout
 from benchmarks.beside_trl import ARMS, arguments_of, compare, entries_of, start_trl
 from benchmarks.load import free_port
@@ -130,7 +130,7 @@ def bare_parts(arguments: argparse.Namespace, scratch: Path, tokens: float, seco
         subprocess.Popen(
             [sys.executable, "-m", "benchmarks.bare_learner", str(model), str(data), str(scratch / "run/rollouts"),
              str(scratch / f"rank-{rank}.json"), f"--rank={rank}", f"--port={port}", f"--steps={steps}"],
-            env=os.environ | worker_environment(learner),
+            env=os.environ | training_environment(learner),
         )
         for rank in range(learner.workers)
     ]  # fmt: skip
