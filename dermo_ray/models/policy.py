@@ -87,6 +87,9 @@ def merge(settings: ModelSettings, adapter: Path, folder: Path) -> None:
 class PolicyScorer(nn.Module):
     """Wraps a policy so that its forward pass is one of log-probabilities, as DeepSpeed wants to see it."""
 
+    banned: Tensor
+    """[n] int64: tokens that sampling may not choose."""
+
     def __init__(self, policy: nn.Module, banned: list[int] | None = None, temperature: float = 1.0) -> None:
         super().__init__()
         self.policy = policy
