@@ -26,14 +26,13 @@ import psutil
 
 from benchmarks.demo import RESULTS
 from benchmarks.machine import describe
+from benchmarks.turns import wait_for_updates
 
 RATE = 20
 """Samples a second."""
 _FRAME = re.compile(r"(?P<function>.+) \((?P<file>[^()]+?)(:\d+)?\)$")
 _LEAST = 0.01
 """Cores below which a process is left out."""
-_START_TIMEOUT = 600.0
-"""Seconds that the command's start-up may take."""
 _PATIENCE = 60.0
 """Seconds that the command has to end once it is told to."""
 _PASSED_ON = 0.9
@@ -89,13 +88,8 @@ def _wait(running: subprocess.Popen[bytes], once: Path | None, after: float) -> 
 
     Raises `RuntimeError` where the command ends before, or takes too long.
     """
-    deadline = time.monotonic() + _START_TIMEOUT
-    while once is not None and not (once.exists() and once.stat().st_size):
-        if running.poll() is not None:
-            raise RuntimeError(f"the command ended and {once} had no line")
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"{once} had no line within {_START_TIMEOUT:g} s")
-        time.sleep(1)
+    if once is not None:
+        wait_for_updates(running, "the command", once, 1)
     time.sleep(after)
     if running.poll() is not None:
         raise RuntimeError(f"the command ended before {after:g} s (--after)")
