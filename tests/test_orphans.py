@@ -30,15 +30,21 @@ time.sleep(1000)
 """How an engine's process comes to be."""
 
 
+@pytest.mark.parametrize("children_first", [False, True], ids=["alone", "after its children"])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.parametrize("program", [SHELL, FORK_SERVER], ids=["shell", "fork_server"])
-def test_children_and_theirs_are_gone_after_their_parent(program: str, how: signal.Signals) -> None:
+def test_children_and_theirs_are_gone_after_their_parent(
+    program: str, how: signal.Signals, children_first: bool
+) -> None:
     unrelated = subprocess.Popen(["sleep", "1000"])
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     descendants = [int(pid) for pid in parent.stdout.readline().split()]
     assert len(descendants) == 2
     assert all(map(psutil.pid_exists, descendants))
+    if children_first:  # as a Ray worker does whose node is gone
+        for child in psutil.Process(parent.pid).children():
+            child.kill()
     parent.send_signal(how)
     parent.wait()
     deadline = time.monotonic() + 20
