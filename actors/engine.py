@@ -25,7 +25,7 @@ from vllm.model_executor.model_loader.utils import get_model_cls
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
-from vllm.v1.engine.exceptions import EngineGenerateError
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from actors.adapters import FullWeights, Published, adapts_vision, checksum
 from actors.messages import PromptRefused, Sampled, Sampling
@@ -208,8 +208,11 @@ class Engine:
         return self._adapters[version]
 
     async def check_health(self) -> None:
-        """Raises vLLM's error where the engine is dead."""
-        await self.llm.check_health()
+        """Raises `RuntimeError` where the engine is dead: vLLM's own error could not be read without loading vLLM."""
+        try:
+            await self.llm.check_health()
+        except EngineDeadError as error:
+            raise RuntimeError(str(error)) from None
 
     async def death(self) -> None:
         """Returns once the engine's process has died, and vLLM knows."""

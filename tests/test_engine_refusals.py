@@ -40,3 +40,14 @@ def test_a_prompt_that_vllm_refuses_is_told_from_an_engine_that_is_dead(monkeypa
         generate(damaged, monkeypatch)
     with pytest.raises(EngineDeadError):
         generate(EngineDeadError(), monkeypatch)
+
+
+def test_a_dead_engine_says_so_to_processes_that_have_no_vllm() -> None:
+    async def dead() -> None:
+        raise EngineDeadError()
+
+    made: Any = object.__new__(Engine)
+    made.llm = SimpleNamespace(check_health=dead)
+    with pytest.raises(RuntimeError, match="EngineCore") as caught:
+        asyncio.run(made.check_health())
+    assert type(caught.value) is RuntimeError
