@@ -92,17 +92,15 @@ class Server:
 
 
 @contextmanager
-def dermo_ray_server(
-    run: Path, log: Path, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None
-) -> Iterator[Server]:
-    """`jobs.serve` on `run`, for the body of a `with`; `environment` is given to it beside this process's."""
+def dermo_ray_server(run: Path, log: Path, overrides: Sequence[str] = ()) -> Iterator[Server]:
+    """`jobs.serve` on `run`, for the body of a `with`."""
     port = free_port()
     command = [
         sys.executable, "-m", "jobs.serve", f"run={run}", f"name={NAME}", f"port={port}",
         f"engine.max_model_len={MAX_MODEL_LEN}", f"engine.max_num_seqs={MAX_NUM_SEQS}", "engine.cpu_kv_cache_gib=0.25",
-        "live.poll_seconds=0.5", "prompts=brief", *overrides,
+        "prompts=brief", *overrides,
     ]  # fmt: skip
-    with _running(command, f"http://127.0.0.1:{port}", "readyz", NAME, log, environment or {}) as server:
+    with _running(command, f"http://127.0.0.1:{port}", "readyz", NAME, log, {}) as server:
         yield server
 
 

@@ -268,15 +268,12 @@ def _control_plane(result: Result) -> list[Row]:
 
 def _serving(result: Result) -> list[Row]:
     rows = []
-    for proxy, by_concurrency in result["behind"].items():
-        for concurrency, found in by_concurrency.items():
-            theirs, ours = (found[name]["tokens_per_second"] for name in ("vllm serve", "dermo_ray"))
-            both = f"{found['throughput_ratio']:.2f} (medians {ours:,.0f} and {theirs:,.0f} tokens/s)"
-            what = f"behind {proxy}, concurrency {concurrency}: share of the throughput of `vllm serve`"
-            rows.append((what, both, "at least 0.9"))
-        added = f"{by_concurrency['1']['added_p50_ms']:g} ms"
-        rows.append((f"behind {proxy}, concurrency 1: median latency added", added, "at most 15 ms"))
-    return rows
+    for concurrency, found in result["concurrency"].items():
+        theirs, ours = (found[name]["tokens_per_second"] for name in ("vllm serve", "dermo_ray"))
+        both = f"{found['throughput_ratio']:.2f} (medians {ours:,.0f} and {theirs:,.0f} tokens/s)"
+        rows.append((f"concurrency {concurrency}: share of the throughput of `vllm serve`", both, "at least 0.9"))
+    added = f"{result['concurrency']['1']['added_p50_ms']:g} ms"
+    return [*rows, ("concurrency 1: median latency added", added, "at most 15 ms")]
 
 
 def _swaps(result: Result) -> list[Row]:

@@ -60,7 +60,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         run = make_run(folder)
-        with dermo_ray_server(run, folder / "server.log") as server:
+        with dermo_ray_server(run, folder / "server.log", ["live.poll_seconds=0.5"]) as server:
             memory, failed, swaps = asyncio.run(soak(server, run, count))
     warm = [mib for done, mib in memory if done > WARM]
     quarter = max(1, len(warm) // 4)

@@ -79,7 +79,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         run = make_run(folder)
-        with dermo_ray_server(run, folder / "server.log") as server:
+        with dermo_ray_server(run, folder / "server.log", ["live.poll_seconds=0.5"]) as server:
             found = asyncio.run(swap(server, run))
             load = found["load"]
         alone = ["checkpoint=step_000001", "live.follow=false", f"live.store={folder / 'alone'}"]

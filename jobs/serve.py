@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 import httpx
 from ray import serve
 from ray.exceptions import RayError
-from ray.serve.config import HTTPOptions, ProxyLocation
+from ray.serve.config import ProxyLocation
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus, LoggingConfig
 
@@ -33,8 +33,12 @@ _LOGGING = LoggingConfig(log_level="WARNING")
 _REQUESTS_LOGGED = LoggingConfig(log_level="INFO", enable_access_log=False)
 """Of the replicas: the line that the service itself writes for each request is at this level."""
 _APPLICATION = "dermo-ray"
-_HANDING_ON = 2.0
-"""Seconds for the proxy to hand on the last answers, which it keeps no count of."""
+_QUIET_CLUSTER = {
+    "RAY_worker_niceness": "0",  # at Ray's 15, its own processes interrupt the engine at every token
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",  # by default ten times a second
+    "RAY_SERVE_LOG_TO_STDERR": "0",  # each line goes to Ray Serve's log already, and from stderr through Ray to nobody
+}
+"""What is read by the processes of a cluster that starts here, so that they leave few cores to the engine."""
 _FAREWELL = 30.0
 """Seconds for the replicas' processes to end after their last request."""
 
@@ -58,15 +62,15 @@ def serving(config: ServeConfig) -> Iterator[str]:
     """
     checkpoint = resolve(config.run, config.checkpoint)
     check_port(config.host, config.port)
-    # read by a cluster that starts here: at Ray's 15, its own processes interrupt the engine at every token
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    os.environ.setdefault("RAY_SERVE_PROXY_USE_GRPC", "1")  # as the ingress does on its way to the replicas
+    for name, value in _QUIET_CLUSTER.items():
+        os.environ.setdefault(name, value)
     with ray_session():
         preflight.ensure("serve", config, checkpoint.model)
-        app = application(config, checkpoint)
-        if serve.status().proxies:
+        app = application(config, checkpoint, listens=True)
+        there = serve.status()
+        if there.proxies or there.applications:
             raise UserError("this Ray cluster already runs Ray Serve: stop it with `serve shutdown`, or use another")
-        serve.start(ProxyLocation.HeadOnly, HTTPOptions(host=config.host, port=config.port), logging_config=_LOGGING)
+        serve.start(ProxyLocation.Disabled, logging_config=_LOGGING)
         try:
             target = serve.RunTarget(app, _APPLICATION, logging_config=_REQUESTS_LOGGED)
             serve.run_many([target], wait_for_applications_running=False)
@@ -84,7 +88,7 @@ def _wait_until_ready(url: str, timeout: float) -> None:
         if deployed.status == ApplicationStatus.DEPLOY_FAILED:
             raise RuntimeError(f"the replicas failed to start: {deployed.message}")
         if deployed.status == ApplicationStatus.RUNNING:
-            with suppress(httpx.TransportError):  # the proxy hears of the replicas a little later
+            with suppress(httpx.TransportError):
                 if httpx.get(f"{url}/readyz", timeout=5).is_success:
                     return
         if time.monotonic() > deadline:
@@ -103,8 +107,7 @@ def _drain(timeout: float) -> None:
     serve.delete(_APPLICATION, _blocking=False)  # the blocking kind gives up after a minute
     while _APPLICATION in serve.status().applications and time.monotonic() < deadline:
         time.sleep(0.2)
-    time.sleep(_HANDING_ON)
-    serve.shutdown()  # takes the proxy down at once, requests or not
+    serve.shutdown()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@ r"""The Ray Serve application: an ingress, the manager of releases, and policy r
 
 HTTP -> ingress (keys, limits, CCT, page, metrics) -> policy replicas (vLLM)
 \-> manager (finds checkpoints, loads them everywhere, promotes)
+
+Started by `jobs.serve`, the ingress takes connections itself; by Ray Serve's own commands, behind Ray Serve's proxy.
 """
 
 import json
@@ -25,24 +27,28 @@ from serve.safety.keys import Keys
 
 _DRAIN_CHECK = 0.2
 """Seconds between two looks at whether a replica that is to stop still has requests."""
-_HEALTH_CHECK = 2.0
+_HEALTH_CHECK = 1.0
 """Seconds between two looks at whether a replica is well."""
 _LIGHT = {"num_cpus": 0}
 """What ingress and manager reserve: they wait for others most of the time."""
+_ON_THE_HEAD = {"node:__internal_head__": 0.001}
+"""What an actor asks for that is to run on the cluster's head: Ray gives that node one of it."""
 _LEAN = {
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
-    "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),
 }
 """Ray Serve's own loops and ours in one, since no request blocks it and each message between threads has its price;
-and requests from process to process by gRPC, which costs less than calls of Ray actors.
+and no limit to the messages of gRPC, which by default holds less than a photograph: the ingress limits what comes in.
 
 <https://docs.ray.io/en/latest/serve/advanced-guides/performance.html>
 """
 
 
-def application(config: ServeConfig, checkpoint: Checkpoint) -> Application:
+def application(config: ServeConfig, checkpoint: Checkpoint, *, listens: bool) -> Application:
     """The application that begins with `checkpoint` and goes on as `config` says, ready for `serve.run`.
+
+    With `listens` its ingresses run on the cluster's head and listen there, on the host and port of `config`.
 
     Raises `UserError` where the gate has no prompts, and for keys or a taxonomy that can't be read.
     """
@@ -79,17 +85,20 @@ def application(config: ServeConfig, checkpoint: Checkpoint) -> Application:
         },
         logging_config={"enable_access_log": False},  # the ingress has a line for each request already
     )(Policy).bind(config, checkpoint, manager)
-    most = 2 * (config.max_queued + config.engine.max_num_seqs * (pool.max_workers or pool.workers))
     ingress = serve.deployment(
         name="ingress",
         num_replicas=config.ingresses,
-        max_ongoing_requests=most,
+        max_ongoing_requests=config.max_under_way,
         health_check_period_s=_HEALTH_CHECK,
         graceful_shutdown_timeout_s=config.drain_timeout,
         graceful_shutdown_wait_loop_s=_DRAIN_CHECK,
-        ray_actor_options=_LIGHT | {"runtime_env": {"env_vars": _LEAN}},
+        ray_actor_options={
+            **_LIGHT,
+            "resources": _ON_THE_HEAD if listens else {},
+            "runtime_env": {"env_vars": _LEAN},
+        },
     )(Ingress)
-    return ingress.bind(config, policy, manager)
+    return ingress.bind(config, policy, manager, listens)
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -103,4 +112,4 @@ def build(args: dict[str, Any]) -> Application:
     # what a command line gives is text, which may spell a list or null
     overrides = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in settings.items()]
     config = load(ServeConfig, None if file is None else Path(file), overrides)
-    return application(config, resolve(config.run, config.checkpoint))
+    return application(config, resolve(config.run, config.checkpoint), listens=False)

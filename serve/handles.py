@@ -24,8 +24,9 @@ class ReplicaPolicies:
     """`Policies` over the deployment `policy`."""
 
     def __init__(self, handle: DeploymentHandle) -> None:
-        self._handle = handle
-        self._streams = handle.options(stream=True)
+        # by gRPC, which costs less than calls of Ray actors
+        self._handle = handle.options(_by_reference=False)
+        self._streams = handle.options(_by_reference=False, stream=True)
 
     async def complete(self, release: Release, body: dict[str, Any]) -> Answer:
         """See `Policies`."""

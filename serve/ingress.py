@@ -14,6 +14,7 @@ from dermo_ray.config.serve import ServeConfig
 from serve.api import build_api
 from serve.catalogue import Catalogue
 from serve.handles import ReplicaPolicies
+from serve.listener import Listener
 from serve.safety.errors import Refused
 from serve.service import Service
 
@@ -64,22 +65,31 @@ class ManagedReleases:
 
 @serve.ingress()
 class Ingress:
-    """A replica of the deployment `ingress`."""
+    """A replica of the deployment `ingress`; with `listens` it takes connections itself, else behind a proxy."""
 
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
-        self, config: ServeConfig, policy: DeploymentHandle, manager: DeploymentHandle
+        self, config: ServeConfig, policy: DeploymentHandle, manager: DeploymentHandle, listens: bool
     ) -> None:
         catalogue: Catalogue = await manager.catalogue.remote()
         self._service = Service(config, catalogue, ReplicaPolicies(policy), ManagedReleases(manager))
         self._following = asyncio.get_running_loop().create_task(self._follow(manager))
+        self._api = build_api(self._service)
+        self._listener = Listener(self._api, config.host, config.port) if listens else None
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Ray Serve asks for the routes once the replica is built."""
-        return build_api(self._service)
+        return self._api
+
+    async def check_health(self) -> None:
+        """Ray Serve replaces the replica where this raises."""
+        if self._listener is not None:
+            self._listener.check()
 
     async def drain(self) -> None:
         """Refuse new requests, and return once those under way are answered: what they wait for must not go first."""
         await self._service.drain()
+        if self._listener is not None:
+            await self._listener.close()
 
     async def _follow(self, manager: DeploymentHandle) -> None:
         """Go by the manager's catalogue, whatever becomes of the manager in between."""

@@ -35,8 +35,9 @@ class Policy:
             checkpoint.lora_rank,
             on_gpu=config.pool.on_gpu,
             threads=threads(config.pool),
+            loads=["serve.chat"],
         )
-        from serve.chat import PolicyChat  # loads vLLM, which a process that only deploys the application need not
+        from serve.chat import PolicyChat  # not above, since a process that only deploys the application needs no vLLM
 
         catalogue: Catalogue = await manager.catalogue.remote()
         self._chat = PolicyChat(self._engine, Names(config.name), catalogue.newest)

@@ -112,8 +112,10 @@ class Service:
         return found
 
     def ticket(self, route: str) -> "Ticket":
-        """A ticket for a request to `route`. Raises `Refused` (503) where the service is about to end."""
+        """A ticket for a request to `route`. Raises `Refused` (503) where the service is about to end, or is full."""
         self.check_open()
+        if self.under_way >= self.config.max_under_way:
+            raise unavailable("Too many requests are under way. Try again in a moment.", "overloaded")
         return Ticket(self, route)
 
     def check_open(self) -> None:

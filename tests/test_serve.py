@@ -19,6 +19,7 @@ from malformed import requests, throw
 from openai import OpenAI
 from openai.types.chat import ChatCompletionMessageParam
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import load_file, save_file
 
 from dermo_ray import checkpoints
@@ -126,6 +127,21 @@ def test_an_image_is_answered_by_the_adapter_and_not_by_its_base(
     other = conversation(Image.new("RGB", (96, 96), "white"))
     blank = client.chat.completions.create(model="tiny", messages=other, temperature=0, max_tokens=LENGTH)
     assert blank.choices[0].message.content != answer.choices[0].message.content
+
+
+def test_a_file_of_several_mebibytes_reaches_the_engine(client: OpenAI, image: Image.Image):
+    comment = PngInfo()
+    comment.add_text("Comment", "a" * (6 * 2**20))  # gRPC's own limit is 4 MiB
+    file = io.BytesIO()
+    image.save(file, "PNG", pnginfo=comment)
+    url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": QUESTION}]
+    large: list[ChatCompletionMessageParam] = [{"role": "user", "content": content}]  # type: ignore[list-item, misc]
+    answers = [
+        client.chat.completions.create(model="tiny", messages=messages, temperature=0, max_tokens=LENGTH)
+        for messages in (large, conversation(image))
+    ]
+    assert answers[0].choices[0].message.content == answers[1].choices[0].message.content
 
 
 def test_a_stream_adds_up_to_the_answer_and_every_chunk_carries_the_version(

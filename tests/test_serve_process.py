@@ -81,14 +81,12 @@ def environment() -> dict[str, str]:
     return kept | {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
 
 
-@pytest.mark.parametrize("haproxy", ["0", "1"], ids=["Ray Serve's proxy", "HAProxy"])
-def test_a_service_that_is_told_to_end_finishes_what_it_has_taken_in(settings: Path, tmp_path: Path, haproxy: str):
+def test_a_service_that_is_told_to_end_finishes_what_it_has_taken_in(settings: Path, tmp_path: Path):
     port, log = free_port(), tmp_path / "log"
     url = f"http://127.0.0.1:{port}"
     process = subprocess.Popen(
         [sys.executable, "-m", "jobs.serve", settings, f"port={port}"],
-        cwd=ROOT, env=environment() | {"RAY_SERVE_ENABLE_HA_PROXY": haproxy}, stdout=log.open("wb"),
-        stderr=subprocess.STDOUT,
+        cwd=ROOT, env=environment(), stdout=log.open("wb"), stderr=subprocess.STDOUT,
     )  # fmt: skip
     try:
         wait_until_ready(url, process, log)

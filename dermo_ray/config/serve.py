@@ -123,6 +123,11 @@ class ServeConfig(Settings):
     safety: SafetySettings = SafetySettings()
     """Keys and limits."""
 
+    @property
+    def max_under_way(self) -> int:
+        """Requests that an ingress takes on: twice what may wait and be answered, since some are being read."""
+        return 2 * (self.max_queued + self.engine.max_num_seqs * (self.pool.max_workers or self.pool.workers))
+
     @model_validator(mode="after")
     def _fits_together(self) -> "ServeConfig":
         require_keys(self.host, self.safety)
