@@ -297,7 +297,7 @@ def test_logits_are_formed_chunk_by_chunk_with_the_same_scores_and_gradients(
     assert (once, len(often)) == ([tokens], 2 * -(-tokens // 5))  # each twice: forward, and again backward
     assert max(often) <= 5
     assert torch.allclose(whole, chunked, atol=1e-6)
-    assert (of_whole - of_chunks).norm() <= 1e-6 * of_whole.norm()
+    assert (of_whole - of_chunks).norm() <= 1e-5 * of_whole.norm()  # float32, summed in another order
 
 
 @pytest.mark.parametrize("train", [True, False])
