@@ -100,3 +100,25 @@ def test_a_killed_manager_comes_back_with_its_catalogue_and_nobody_waits_for_it(
         time.sleep(0.5)
     assert after.json()["promoted"] == before["promoted"]
     assert after.json()["revision"] == before["revision"] + 1
+
+
+def test_a_killed_ingress_is_replaced_by_one_that_listens_on_the_same_port(service: str):
+    with httpx.Client() as client:  # a connection that is open when the ingress dies
+        client.get(f"{service}/healthz")
+        (ingress,) = (
+            process
+            for process in psutil.Process().children(recursive=True)
+            if "ServeReplica:dermo-ray:ingress" in " ".join(process.cmdline())
+        )
+        kill("ingress")
+        psutil.wait_procs([ingress], timeout=20)
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                answer = ask(service)
+            except httpx.TransportError:  # nobody listens
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            else:
+                break
+    assert answer.json()["system_fingerprint"] == "tiny@step_000007/v7"
