@@ -10,8 +10,6 @@ import socket
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_BACKLOG = 2048
-"""Connections that wait to be accepted."""
 _KEEP_ALIVE = 90
 """Seconds for which a connection without a request stays open, as behind Ray Serve's proxy."""
 
@@ -23,10 +21,9 @@ class Listener:
     """
 
     def __init__(self, app: ASGIApp, host: str, port: int) -> None:
-        listening = socket.create_server((host, port), backlog=_BACKLOG, reuse_port=True)
+        listening = socket.create_server((host, port), reuse_port=True)
         config = uvicorn.Config(
             CancelledWithClient(app),
-            backlog=_BACKLOG,
             timeout_keep_alive=_KEEP_ALIVE,
             ws="none",
             lifespan="off",

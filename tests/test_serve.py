@@ -92,14 +92,14 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def data_uri(image: Image.Image) -> str:
+def data_uri(image: Image.Image, comments: PngInfo | None = None) -> str:
     file = io.BytesIO()
-    image.save(file, "PNG")
+    image.save(file, "PNG", pnginfo=comments)
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def conversation(image: Image.Image) -> list[ChatCompletionMessageParam]:
-    url = data_uri(image)
+def conversation(image: Image.Image, comments: PngInfo | None = None) -> list[ChatCompletionMessageParam]:
+    url = data_uri(image, comments)
     content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": QUESTION}]
     return [{"role": "user", "content": content}]  # type: ignore[list-item, misc]
 
@@ -130,16 +130,11 @@ def test_an_image_is_answered_by_the_adapter_and_not_by_its_base(
 
 
 def test_a_file_of_several_mebibytes_reaches_the_engine(client: OpenAI, image: Image.Image):
-    comment = PngInfo()
-    comment.add_text("Comment", "a" * (6 * 2**20))  # gRPC's own limit is 4 MiB
-    file = io.BytesIO()
-    image.save(file, "PNG", pnginfo=comment)
-    url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": QUESTION}]
-    large: list[ChatCompletionMessageParam] = [{"role": "user", "content": content}]  # type: ignore[list-item, misc]
+    comments = PngInfo()
+    comments.add_text("Comment", "a" * (6 * 2**20))  # gRPC's own limit is 4 MiB
     answers = [
         client.chat.completions.create(model="tiny", messages=messages, temperature=0, max_tokens=LENGTH)
-        for messages in (large, conversation(image))
+        for messages in (conversation(image, comments), conversation(image))
     ]
     assert answers[0].choices[0].message.content == answers[1].choices[0].message.content
 

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import io
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 from fake_policy import FakePolicies, fake_service
 from fastapi import FastAPI
 from PIL import Image
+from ray_nodes import free_port
 
 from serve.api import build_api
 from serve.catalogue import Release
@@ -43,11 +43,6 @@ def listening(api: FastAPI, talk: Callable[[httpx.AsyncClient, Listener], Awaita
             await asyncio.wait_for(listener.close(), PATIENCE)
 
     asyncio.run(run())
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 class Hanging(FakePolicies):
