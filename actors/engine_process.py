@@ -60,7 +60,7 @@ def start_engine(
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """No garbage collection during a `with` that loads vLLM, and none later of what it made: that stays.
+    """No garbage collection during a `with` that loads vLLM, and none later of what is there at its end: that stays.
 
     Looking through it is a fifth of the time that loading takes. vLLM then collects several times while an engine
     starts, and that start takes a third of its time where those collections pass over the modules. Before a process
