@@ -21,7 +21,7 @@ from typing import Any
 
 from actors import progress as progresses
 from actors.accounts import RunAccounts
-from actors.adapters import ADAPTERS, retire
+from actors.adapters import ADAPTERS, Published, Sent, retire
 from actors.batch import (
     completion_rows,
     describe,
@@ -116,6 +116,8 @@ class RunController:
         self._change = asyncio.Condition()
         self._groups: set[asyncio.Task[None]] = set()
         self._published = progress.version
+        """What new requests use."""
+        self._loading: asyncio.Task[None] | None = None
         self.saved = progress.version
         """The update of the newest checkpoint."""
         self.running = False
@@ -136,11 +138,12 @@ class RunController:
             _log.warning("stopped early after update %d: %s", self.version, self._validations)
             return EARLY_STOP
         self.running = True
-        await self._publish()
         try:
             async with asyncio.TaskGroup() as tasks:
+                await self._publish(tasks)
+                await self._loaded()
                 admission = tasks.create_task(self._admit(tasks))
-                while self.version < self._config.steps and await self._step():
+                while self.version < self._config.steps and await self._step(tasks):
                     pass
                 if self.saved < self.version or self._validations.exhausted:
                     await self._checkpoint()  # an early stop's own may be older than the validation that brought it
@@ -223,7 +226,7 @@ class RunController:
 
     # -- from scored groups to policy versions -------------------------------------------------------------------------
 
-    async def _step(self) -> bool:
+    async def _step(self, tasks: asyncio.TaskGroup) -> bool:
         """Make one update; False where the run is to stop instead."""
         config, version = self._config, self.version
         clock = Clock()
@@ -245,7 +248,7 @@ class RunController:
             _log.warning("update %d: %s", self.version, self._watch.news)
         clock.lap("seconds/update")
         await self._account_for(batch, dropped, version)
-        await self._publish()
+        await self._publish(tasks)
         clock.lap("seconds/publish")
         with self._accounts.learner():
             logprobs = await self._learner.trained_logprobs()
@@ -341,28 +344,41 @@ class RunController:
                 f"policy version (limit {limit}): the engines do not serve the published weights"
             )
 
-    async def _publish(self) -> None:
-        """Publish the learner's weights, and let new requests use them once every engine has proved to have them."""
+    async def _publish(self, tasks: asyncio.TaskGroup) -> None:
+        """Publish the learner's weights. Where the next batch is there, the learners go on while engines load them."""
         config, folder, version = self._config, self._config.run / ADAPTERS, self.version
         weights = None
-        in_place = config.engine_lora_rank is None
-        if in_place:
+        await self._loaded()
+        if config.engine_lora_rank is None:
             await self._validations.finish()  # a completion would go on with other weights than it is to measure
         if config.samples:
             with self._accounts.learner():
                 weights = await self._learner.publish(folder, version)
+        self._loading = tasks.create_task(self._load(weights, version))
+        measure = self._validations.due(version)
+        if measure or not self._queue.full:
+            await self._loaded()
+        if measure:
+            await self._validations.begin(version, weights)
+
+    async def _load(self, weights: Published | Sent | None, version: int) -> None:
+        """Let new requests use policy `version` once every engine has proved to have its weights."""
+        config = self._config
         if weights is not None:
-            self._accounts.learner_waits("weights")
             self._accounts.rollout(wait="weights")
             await self._rollout.load(weights)
-            self._accounts.learner_waits("bookkeeping")
-        if self._validations.due(version):
-            await self._validations.begin(version, weights)
-        oldest = version if in_place else version - config.max_staleness - 1
-        retire(folder, keep={*range(oldest, version + 1), *self._validations.measured})
+        oldest = version if config.engine_lora_rank is None else version - config.max_staleness - 1
+        retire(config.run / ADAPTERS, keep={*range(oldest, version + 1), *self._validations.measured})
         async with self._change:
             self._published = version
             self._change.notify_all()
+
+    async def _loaded(self) -> None:
+        """Wait for the engines to have what was published last."""
+        if self._loading is not None and not self._loading.done():
+            self._accounts.learner_waits("weights")
+            await self._loading
+            self._accounts.learner_waits("bookkeeping")
 
     async def _checkpoint(self) -> None:
         """Write a checkpoint. Where that fails the run tries again after the next update; the last must work.

@@ -53,6 +53,11 @@ class GroupQueue:
         return len(self._ready)
 
     @property
+    def full(self) -> bool:
+        """Whether there are groups enough for the next update."""
+        return self._first_batch() is not None
+
+    @property
     def ready(self) -> list[ScoredGroup]:
         """Those that wait, in order."""
         return [self._ready[index] for index in sorted(self._ready)]
@@ -99,9 +104,7 @@ class GroupQueue:
 
     def batch(self) -> tuple[list[ScoredGroup], list[ScoredGroup]] | None:
         """Take the groups of the next update, and those dropped on the way to them; None while there are too few."""
-        if len(self._settled) < self._batch_groups:
-            return None
-        found = refill.first_batch(self._settled, self._constant, self._batch_groups, self._most_dropped)
+        found = self._first_batch()
         if found is None:
             return None
         trained, dropped = found
@@ -109,6 +112,11 @@ class GroupQueue:
         self._constant.difference_update(trained, dropped)
         del self._settled[: len(trained) + len(dropped)]
         return [self._ready.pop(index) for index in trained], [self._ready.pop(index) for index in dropped]
+
+    def _first_batch(self) -> tuple[list[int], list[int]] | None:
+        if len(self._settled) < self._batch_groups:
+            return None
+        return refill.first_batch(self._settled, self._constant, self._batch_groups, self._most_dropped)
 
     def _settle(self) -> None:
         while self._line and self._line[0] in self._ready:

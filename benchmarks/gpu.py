@@ -135,7 +135,8 @@ def measure(
         f"steps={_WARM_UP + arguments.updates}", "checkpoint_every=100000", *more, *arguments.settings,
     ]  # fmt: skip
     config = load(MavicConfig, STAGE, settings)
-    subprocess.run([sys.executable, "-m", "jobs.mavic", str(STAGE), *settings], check=True)
+    if status := subprocess.run([sys.executable, "-m", "jobs.mavic", str(STAGE), *settings]).returncode:
+        sys.exit(status)  # the job has said why
     entries = entries_of(run / "metrics.jsonl")[_WARM_UP:]
     tokens = median(entry["tokens"] for entry in entries)
     seconds = {

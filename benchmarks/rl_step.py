@@ -3,12 +3,13 @@
 MODEL and DATA are a fine-tuned policy and a prepared folder, such as the demo's `sft/checkpoints/latest/model` and
 `data`. PYTHON is the interpreter of an environment that has TRL as well (`benchmarks/README.md`). Both train the same
 adapter on the same prompts, with the same group size, lengths, precision and reward: ours with completions at most one
-update old and adapters merged into the engines' weights, TRL once as one process with all cores, once as one process a
-core. All three are started and then run in turns, the others stopped meanwhile, until each has had so many seconds. The
-rates are those of updates that a turn holds whole; start-up and the first updates are left out. Then the parts of ours
-do the same work alone: a bare engine with all cores, and bare engines, a process a core, answer prompts in one call,
-without an adapter as the merged ones do, and the learner ranks, without Ray, make the same updates from the completions
-that the run recorded. Writes `benchmarks/results/rl_step.json`.
+update old, so that one engine and one learner rank are at work at the same time, and adapters merged into the engine's
+weights, TRL once as one process with all cores, once as one process a core. All three are started and then run in
+turns, the others stopped meanwhile, until each has had so many seconds. The rates are those of updates that a turn
+holds whole; start-up and the first updates are left out. Then the parts of ours do the same work alone: a bare engine
+with all cores, and bare engines, a process a core, answer prompts in one call, without an adapter as the merged ones
+do, and learner ranks, a process a core and without Ray, make the same updates from the completions that the run
+recorded. Writes `benchmarks/results/rl_step.json`.
 """
 
 import argparse
@@ -102,6 +103,8 @@ def start(arm: str, arguments: argparse.Namespace, scratch: Path, out: Path, see
         "steps=100000",
         "reward.concepts=null",
         "max_staleness=1",
+        "rollout.workers=1",
+        "learner.workers=1",
         "rollout.merge_adapters=true",
         "learner.optimizer.schedule=constant",
         "checkpoint_every=100000",

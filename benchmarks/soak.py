@@ -57,6 +57,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--requests", type=int, default=20_000)
     count = parser.parse_args().requests
+    if count < WARM + BATCH:
+        parser.error(f"--requests must be at least {WARM + BATCH}: memory is measured after the first {WARM}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         run = make_run(folder)

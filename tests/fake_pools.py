@@ -41,10 +41,14 @@ def scored(index: int, totals: list[float], version: int = 0) -> ScoredGroup:
 
 
 class FakeRollouts:
-    """Stands for the rollout pool: a group takes `seconds(index)` and comes from the version loaded when it began."""
+    """Stands for the rollout pool: a group takes `seconds(index)` and comes from the version loaded when it began.
 
-    def __init__(self, seconds: Callable[[int], float]) -> None:
-        self.seconds = seconds
+    Loading takes `load_seconds`.
+    """
+
+    def __init__(self, seconds: Callable[[int], float], load_seconds: float = 0.0) -> None:
+        self.seconds, self.load_seconds = seconds, load_seconds
+        self.loading = False
         self.version = -1
         self.running = self.most = 0
         self.asked: list[tuple[int, int | None]] = []
@@ -59,6 +63,9 @@ class FakeRollouts:
         return Group(prompt, version, [7, 8], [sampled() for _ in range(sampling.n)])
 
     async def load(self, weights: Published | Sent) -> None:
+        self.loading = True
+        await asyncio.sleep(self.load_seconds)
+        self.loading = False
         self.version = weights.version
 
 

@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 import yaml
+from ray_nodes import free_port
 
 from dermo_ray import checkpoints
 from dermo_ray.config.base import load
@@ -209,9 +210,3 @@ def test_a_damaged_checkpoint_is_named(trained_run: Path, tmp_path: Path, compla
     shutil.copytree(trained_run, run, symlinks=True)
     (run / "checkpoints" / "step_000007" / "adapter" / "adapter_model.safetensors").write_bytes(b"half")
     assert "adapter/adapter_model.safetensors is not what was written" in complaint(serve, f"run={run}")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-    return port

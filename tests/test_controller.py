@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from fake_pools import GROUP_SIZE, FakeLearners, FakeRewards, FakeRollouts, at_once, conduct, reward, settings, uneven
 
+from actors.adapters import Published, Sent
 from actors.controller import RunController, capacity
 from actors.interfaces import CheckpointError, RewardError
 from actors.mavic import EVENTS, _events_written
@@ -28,10 +29,11 @@ def test_the_capacity_gate_is_the_smaller_of_concurrency_and_staleness() -> None
 
 @pytest.mark.parametrize("max_staleness", [0, 1, 2])
 @pytest.mark.parametrize("seed", range(4))
-def test_no_completion_is_older_than_allowed_however_long_groups_take(
-    max_staleness: int, seed: int, tmp_path: Path
+@pytest.mark.parametrize("load_seconds", [0.0, 0.01])
+def test_no_completion_is_older_than_allowed_however_long_groups_and_loads_take(
+    max_staleness: int, seed: int, load_seconds: float, tmp_path: Path
 ) -> None:
-    learner, rollout = FakeLearners(seconds=0.002), FakeRollouts(uneven(seed))
+    learner, rollout = FakeLearners(seconds=0.002), FakeRollouts(uneven(seed), load_seconds)
     config = settings(tmp_path, steps=10, max_staleness=max_staleness)
     reports = conduct(config, rollout, learner)
     assert max(learner.staleness) <= max_staleness
@@ -62,6 +64,34 @@ def test_with_staleness_allowed_sampling_goes_on_while_the_learner_works(tmp_pat
 
     assert overlap(1)
     assert not overlap(0)
+
+
+def test_with_staleness_allowed_the_learner_works_while_engines_load(tmp_path: Path) -> None:
+    def overlap(max_staleness: int) -> bool:
+        class Watching(FakeLearners):
+            async def update(self, batch: list[TrainingGroup], step: int) -> dict[str, float]:
+                seen.append(rollout.loading)
+                return await super().update(batch, step)
+
+        seen: list[bool] = []
+        rollout = FakeRollouts(at_once, load_seconds=0.02)
+        conduct(settings(tmp_path / str(max_staleness), max_staleness=max_staleness), rollout, Watching())
+        return any(seen)
+
+    assert overlap(1)
+    assert not overlap(0)
+
+
+def test_one_version_is_loaded_at_a_time_and_none_is_left_out(tmp_path: Path) -> None:
+    class OneAtATime(FakeRollouts):
+        async def load(self, weights: Published | Sent) -> None:
+            assert not self.loading
+            loaded.append(weights.version)
+            await super().load(weights)
+
+    loaded: list[int] = []
+    conduct(settings(tmp_path, max_staleness=2), OneAtATime(at_once, load_seconds=0.01), FakeLearners())
+    assert loaded == list(range(7))
 
 
 class FailsAtThree(FakeLearners):
@@ -327,7 +357,16 @@ def fails(error: Exception, cause: Exception | None) -> Callable[..., Awaitable[
     return call
 
 
-@pytest.mark.parametrize(("pool", "method"), [("rollout", "sample"), ("rewards", "score"), ("learner", "update")])
+@pytest.mark.parametrize(
+    ("pool", "method"),
+    [
+        ("rollout", "sample"),
+        ("rollout", "load"),
+        ("rewards", "score"),
+        ("learner", "update"),
+        ("learner", "publish"),
+    ],
+)
 def test_the_first_error_of_any_pool_ends_the_run_with_its_cause(pool: str, method: str, tmp_path: Path) -> None:
     pools: dict[str, Any] = {"rollout": FakeRollouts(at_once), "rewards": FakeRewards(), "learner": FakeLearners()}
     error, cause = PoolError(f"{pool} worker 1 failed"), ValueError("the reason")

@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import ray
 import torch
 import torch.distributed as dist
 from learner_cases import apart, drawn_images, gap_of_updates, plain_descent, settings, uneven_batch, weights
+from ray_nodes import free_port
 from torch import Tensor, nn
 
 from actors import learner as learners
@@ -59,12 +59,6 @@ def one_rank() -> Iterator[Callable[[MavicConfig], LearnerRank]]:
         patch.setattr("actors.learner.join_ranks", lambda *_, **__: None)
         yield start
     dist.destroy_process_group()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-    return port
 
 
 @pytest.fixture(scope="module")

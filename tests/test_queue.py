@@ -73,8 +73,9 @@ def test_never_more_groups_are_trained_on_before_one_than_were_said_to_be_ahead(
             ahead = queue.ahead()
             promised[queue.admit()] = ahead
             running.append(max(promised))
-        while (batch := queue.batch()) is not None:
-            taken += indices(batch)
+        while queue.full:
+            taken += indices(queue.batch())
+        assert queue.batch() is None
     for place, index in enumerate(taken):
         assert place <= promised[index]
     assert taken == sorted(taken)

@@ -79,6 +79,19 @@ def test_busy_time_and_named_waits_add_up_to_wall_time(max_staleness: int, tmp_p
     assert all(m["queue/ready"] >= 0 and m["queue/sampling"] <= config.rollout.max_concurrent for m in metrics)
 
 
+def test_learners_wait_for_weights_only_where_they_have_no_batch_meanwhile(tmp_path: Path) -> None:
+    def waits(max_staleness: int) -> float:
+        rollout = FakeRollouts(lambda index: 0.001, load_seconds=0.03)
+        config = settings(tmp_path / str(max_staleness), max_staleness=max_staleness)
+        reports = conduct(config, rollout, FakeLearners(seconds=0.06), accounts=RunAccounts())
+        return sum(
+            metrics["share/learner/weights"] for _, metrics in reports[1:-1] if "share/learner/weights" in metrics
+        )
+
+    assert waits(0) > 0.5
+    assert waits(1) < 0.1
+
+
 def test_the_ages_of_tokens_are_shares_that_add_up(tmp_path: Path) -> None:
     reports = conduct(settings(tmp_path, max_staleness=1), FakeRollouts(uneven(0)), FakeLearners(seconds=0.01))
     for _, metrics in reports:

@@ -3,7 +3,6 @@ import base64
 import io
 import json
 import shutil
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from openai import OpenAI
 from openai.types.chat import ChatCompletionMessageParam
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from ray_nodes import free_port
 from safetensors.torch import load_file, save_file
 
 from dermo_ray import checkpoints
@@ -85,11 +85,6 @@ def client(service: str) -> Iterator[OpenAI]:
 @pytest.fixture(scope="module")
 def messages(image: Image.Image) -> list[ChatCompletionMessageParam]:
     return conversation(image)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 def data_uri(image: Image.Image, comments: PngInfo | None = None) -> str:
