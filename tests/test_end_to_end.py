@@ -322,21 +322,22 @@ def test_a_service_takes_over_the_checkpoints_of_a_run_that_trains_in_the_same_c
     config = ServeConfig.model_validate(
         {"run": run, "port": port, "engine": ENGINE, "prompts": "brief", "max_tokens": MAX_TOKENS}
     )
-    url = image_url(data, held_out(data)[0])
-    answers = []
-    with serving(config) as address:
-        more = mavic_settings(run, data, tuned, learner_ranks=1, steps=last)
-        with ThreadPoolExecutor(1) as pool:
-            training = pool.submit(mavic.run, more)
-            deadline = time.monotonic() + 300
-            while not answers or answers[-1]["version"] < last:
-                assert time.monotonic() < deadline, answers[-1:]
-                if training.done():
-                    training.result()
-                asked = {"image": url, "modality": "dermoscopic", "model": "dermo"}
-                answer = httpx.post(f"{address}/v1/diagnose", json=asked, timeout=120)
-                assert answer.status_code == 200, answer.text
-                answers.append(answer.json())
+    asked = {"image": image_url(data, held_out(data)[0]), "modality": "dermoscopic", "model": "dermo"}
+
+    def answers_until_the_last_version(address: str) -> list[dict[str, Any]]:
+        answers: list[dict[str, Any]] = []
+        deadline = time.monotonic() + 300
+        while not answers or answers[-1]["version"] < last:
+            assert time.monotonic() < deadline, answers[-1:]
+            answer = httpx.post(f"{address}/v1/diagnose", json=asked, timeout=120)
+            assert answer.status_code == 200, answer.text
+            answers.append(answer.json())
+        return answers
+
+    with serving(config) as address, ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(answers_until_the_last_version, address)
+        mavic.run(mavic_settings(run, data, tuned, learner_ranks=1, steps=last))  # here, since it takes signals
+        answers = asking.result()
     versions = [answer["version"] for answer in answers]
     assert versions == sorted(versions)
     assert (versions[0], versions[-1]) == (1, last)
