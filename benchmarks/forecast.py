@@ -70,7 +70,7 @@ def forecast(gpus: int, assumed: Assumed, measured: Mapping[str, float]) -> dict
     }
     bottleneck = min(most, key=lambda part: most[part])
     update = batch / most[bottleneck]
-    # learners wait while an adapter is written and loaded
+    # as if learners always waited while an adapter is loaded; where their next batch is there, they go on
     groups = batch / (update + measured["publish_seconds"])
     return {
         "gpus": gpus,

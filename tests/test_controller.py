@@ -16,6 +16,7 @@ from actors.messages import Group, ScoredGroup, TrainingGroup, sampling_seed
 from actors.pool import PoolError
 from actors.progress import Progress, read
 from dermo_ray import checkpoints, rollouts
+from dermo_ray.config.mavic import MavicConfig
 from dermo_ray.ledger import check
 
 
@@ -50,17 +51,24 @@ def test_a_straggler_is_trained_on_before_it_is_too_old(tmp_path: Path) -> None:
     assert sorted(index for batch in learner.indices for index in batch) == list(range(24))
 
 
+def at_each_update(config: MavicConfig, rollout: FakeRollouts, look: Callable[[], bool]) -> list[bool]:
+    """What `look` says when each update begins."""
+
+    class Watching(FakeLearners):
+        async def update(self, batch: list[TrainingGroup], step: int) -> dict[str, float]:
+            seen.append(look())
+            return await super().update(batch, step)
+
+    seen: list[bool] = []
+    conduct(config, rollout, Watching())
+    return seen
+
+
 def test_with_staleness_allowed_sampling_goes_on_while_the_learner_works(tmp_path: Path) -> None:
     def overlap(max_staleness: int) -> bool:
-        class Watching(FakeLearners):
-            async def update(self, batch: list[TrainingGroup], step: int) -> dict[str, float]:
-                seen.append(rollout.running > 0)
-                return await super().update(batch, step)
-
-        seen: list[bool] = []
         rollout = FakeRollouts(lambda index: 0.01 if index % 8 > 3 else 0.0)
-        conduct(settings(tmp_path / str(max_staleness), max_staleness=max_staleness), rollout, Watching())
-        return any(seen)
+        config = settings(tmp_path / str(max_staleness), max_staleness=max_staleness)
+        return any(at_each_update(config, rollout, lambda: rollout.running > 0))
 
     assert overlap(1)
     assert not overlap(0)
@@ -68,15 +76,9 @@ def test_with_staleness_allowed_sampling_goes_on_while_the_learner_works(tmp_pat
 
 def test_with_staleness_allowed_the_learner_works_while_engines_load(tmp_path: Path) -> None:
     def overlap(max_staleness: int) -> bool:
-        class Watching(FakeLearners):
-            async def update(self, batch: list[TrainingGroup], step: int) -> dict[str, float]:
-                seen.append(rollout.loading)
-                return await super().update(batch, step)
-
-        seen: list[bool] = []
         rollout = FakeRollouts(at_once, load_seconds=0.02)
-        conduct(settings(tmp_path / str(max_staleness), max_staleness=max_staleness), rollout, Watching())
-        return any(seen)
+        config = settings(tmp_path / str(max_staleness), max_staleness=max_staleness)
+        return any(at_each_update(config, rollout, lambda: rollout.loading))
 
     assert overlap(1)
     assert not overlap(0)

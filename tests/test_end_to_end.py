@@ -5,7 +5,6 @@ Each stage is a fixture that the next one builds on; the tests look at what the 
 
 import base64
 import json
-import socket
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from openai import OpenAI
 from openai.types.chat import ChatCompletion
 from peft import PeftModel
 from PIL import Image
+from ray_nodes import free_port
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
@@ -151,9 +151,7 @@ def served(evaluation: Evaluation, on_policy: Run, data: Path) -> tuple[RLPrompt
     """What the served checkpoint answers to the first of the prompts that were evaluated."""
     prompt = held_out(data)[0]
     url = image_url(data, prompt)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    config = ServeConfig.model_validate({"run": on_policy.folder, "port": port, "engine": ENGINE})
+    config = ServeConfig.model_validate({"run": on_policy.folder, "port": free_port(), "engine": ENGINE})
     with serving(config) as address, OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0) as client:
         answer = client.chat.completions.create(
             model="dermo",
@@ -317,10 +315,8 @@ def test_a_service_takes_over_the_checkpoints_of_a_run_that_trains_in_the_same_c
 ) -> None:
     run, last = tmp_path / "run", 4
     mavic.run(mavic_settings(run, data, tuned, learner_ranks=1, steps=1))
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
     config = ServeConfig.model_validate(
-        {"run": run, "port": port, "engine": ENGINE, "prompts": "brief", "max_tokens": MAX_TOKENS}
+        {"run": run, "port": free_port(), "engine": ENGINE, "prompts": "brief", "max_tokens": MAX_TOKENS}
     )
     asked = {"image": image_url(data, held_out(data)[0]), "modality": "dermoscopic", "model": "dermo"}
 

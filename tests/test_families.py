@@ -1,7 +1,6 @@
 """Bases of other families can be named: prepare, sft, mavic and serve, a step of each, with each of them."""
 
 import base64
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from model_families import FAMILIES
 from openai import OpenAI
 from PIL import Image
+from ray_nodes import free_port
 
 from dermo_ray.config.mavic import MavicConfig
 from dermo_ray.config.model import ModelSettings
@@ -98,13 +98,11 @@ def test_the_whole_chain_runs_and_the_trained_adapter_answers(trained: Path, dat
     prompt = read_prompts(data, "test")[0]
     image = data / prompt.image
     uri = f"data:image/{image.suffix[1:]};base64,{base64.b64encode(image.read_bytes()).decode()}"
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
     content = [
         {"type": "image_url", "image_url": {"url": uri}},
         {"type": "text", "text": prompt.prompt.removeprefix("<image>\n")},
     ]
-    config = ServeConfig.model_validate({"run": trained, "port": port, "engine": ENGINE})
+    config = ServeConfig.model_validate({"run": trained, "port": free_port(), "engine": ENGINE})
     with serving(config) as address, OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0) as client:
         messages: Any = [{"role": "user", "content": content}]
         answer = client.chat.completions.create(model="dermo", messages=messages, temperature=0, max_tokens=16)

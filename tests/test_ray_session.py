@@ -1,11 +1,11 @@
 """A Ray cluster that is not there is one line, within seconds."""
 
-import socket
 import time
 from pathlib import Path
 
 import pytest
 import ray
+from ray_nodes import free_port
 
 from actors.steering import ADDRESS
 from dermo_ray.config.scale import ScaleConfig
@@ -20,8 +20,7 @@ def nobody(monkeypatch: pytest.MonkeyPatch) -> str:
     """An address at which nobody listens, as it is to a process that no cluster is connected to."""
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 def test_an_address_at_which_nobody_listens_is_named_within_seconds(

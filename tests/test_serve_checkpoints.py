@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ray_nodes import free_port
 
 from dermo_ray import checkpoints
 from dermo_ray.config.base import load
@@ -99,7 +100,5 @@ def test_the_demo_settings_are_valid():
 
 
 def test_a_model_folder_without_a_processor_is_named_before_anything_starts(run: Path):
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    with pytest.raises(UserError, match="has no processor"), serving(ServeConfig(run=run, port=port)):
+    with pytest.raises(UserError, match="has no processor"), serving(ServeConfig(run=run, port=free_port())):
         pass

@@ -3,7 +3,6 @@
 import base64
 import io
 import shutil
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import pytest
 import ray
 from PIL import Image
 from ray.util import list_named_actors
+from ray_nodes import free_port
 
 from dermo_ray.config.base import load
 from dermo_ray.config.serve import ServeConfig
@@ -28,9 +28,7 @@ def service(trained_run: Path, tmp_path_factory: pytest.TempPathFactory, ray_clu
     """A service of one replica."""
     run = tmp_path_factory.mktemp("faults") / "run"
     shutil.copytree(trained_run, run, symlinks=True)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    settings = {"run": run, "name": "tiny", "port": port, "engine": "{max_model_len: 512, max_num_seqs: 8}"}
+    settings = {"run": run, "name": "tiny", "port": free_port(), "engine": "{max_model_len: 512, max_num_seqs: 8}"}
     with serving(load(ServeConfig, None, [f"{key}={value}" for key, value in settings.items()])) as url:
         yield url
 
